@@ -1,0 +1,70 @@
+/* Words that every file speaks: slices, assertions, small arithmetic. */
+#ifndef WEIR_BASE_H
+#define WEIR_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/err.h"
+
+/* Borrowed bytes. Whoever hands one out says how long it lives; by default until the callback that
+ * received it returns. */
+struct slice {
+    const uint8_t *p;
+    size_t n;
+};
+
+#define SLICE(literal) ((struct slice){(const uint8_t *)("" literal), sizeof(literal) - 1})
+#define SLICE_NONE ((struct slice){NULL, 0})
+
+static inline struct slice slice_of(const void *p, size_t n)
+{
+    return (struct slice){p, n};
+}
+
+static inline struct slice slice_str(const char *s)
+{
+    return (struct slice){(const uint8_t *)s, strlen(s)};
+}
+
+static inline bool slice_eq(struct slice a, struct slice b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
+
+static inline uint8_t ascii_lower(uint8_t c)
+{
+    return c >= 'A' && c <= 'Z' ? c | 0x20 : c;
+}
+
+/* ASCII only, as HTTP compares tokens (RFC 9110 5.1). */
+static inline bool slice_eq_nocase(struct slice a, struct slice b)
+{
+    if (a.n != b.n)
+        return false;
+    for (size_t i = 0; i < a.n; i++)
+        if (ascii_lower(a.p[i]) != ascii_lower(b.p[i]))
+            return false;
+    return true;
+}
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MUST_USE __attribute__((warn_unused_result))
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Programmers' errors only, and so kept in release builds: no peer, guest or file can trip one. */
+#define ASSERT(cond)                                                                              \
+    do {                                                                                          \
+        if (UNLIKELY(!(cond)))                                                                    \
+            assert_failed(#cond, __FILE__, __LINE__);                                             \
+    } while (0)
+
+_Noreturn void assert_failed(const char *cond, const char *file, int line);
+
+#endif

@@ -1,0 +1,67 @@
+/* The only door to the system: sockets, the poller, clocks, entropy, files, processes. All of it
+ * is in sys_linux.c, so that a simulator can stand beside it. Descriptors are close-on-exec and
+ * sockets non-blocking. Calls that can fail return a negative errno. */
+#ifndef WEIR_SYS_H
+#define WEIR_SYS_H
+
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "base/base.h"
+
+/* Poller: level-triggered; `data` comes back with the event. */
+enum { SYS_IN = 1, SYS_OUT = 2, SYS_HANGUP = 4 };
+struct sys_event {
+    uint64_t data;
+    uint32_t ready;
+};
+enum { SYS_EVENTS_MAX = 256 };
+int sys_poller_new(void);
+int sys_poller_add(int poller, int fd, uint32_t want, uint64_t data);
+int sys_poller_change(int poller, int fd, uint32_t want, uint64_t data);
+int sys_poller_remove(int poller, int fd);
+/* At most SYS_EVENTS_MAX; timeout in ms, -1 none. 0 also after a signal. */
+int sys_poller_wait(int poller, struct sys_event *out, int timeout_ms);
+
+/* Sockets. An address is numeric, `host` without brackets. */
+struct sys_address {
+    char text[64]; /* "1.2.3.4:5678" or "[::1]:5678" */
+};
+int sys_listen(const char *host, uint16_t port);
+int sys_accept(int listener); /* TCP_NODELAY set */
+int sys_peer(int fd, struct sys_address *out);
+int sys_local(int fd, struct sys_address *out);
+ssize_t sys_recv(int fd, void *p, size_t n);
+ssize_t sys_send(int fd, struct slice a);
+ssize_t sys_send2(int fd, struct slice a, struct slice b); /* one call, a before b */
+int sys_shutdown_write(int fd);
+void sys_close(int fd);
+int sys_reserve_open(void); /* a descriptor kept only to be given up when they run out */
+uint32_t sys_fd_limit(void); /* raises the soft limit to the hard one, returns it */
+
+/* Time and entropy. */
+uint64_t sys_now_ns(void);  /* monotonic */
+uint64_t sys_wall_ms(void); /* since 1970 */
+void sys_random(void *p, size_t n);
+
+/* A signal every `interval_ms` (0: none) to the calling thread, on its alternate stack where it
+ * has one; `tick` must be async-signal-safe. */
+void sys_ticker_init(void (*tick)(void));
+void sys_ticker_set(uint32_t interval_ms);
+
+/* Files. Read whole, at most max bytes: p is mem_alloc'd with n bytes by the callee. */
+enum err sys_file_read(const char *path, size_t max, struct slice *out) MUST_USE;
+enum err sys_fd_read(int fd, size_t max, struct slice *out) MUST_USE;
+enum err sys_file_write(const char *path, struct slice content) MUST_USE; /* atomic replace */
+/* Whether only root or our own user can write the file and the folders above it (links
+ * resolved). false: `why` names the one that is open. */
+bool sys_path_trusted(const char *path, char *why, size_t cap);
+int sys_memfd_sealed(const char *name, struct slice content);
+
+/* Messages with descriptors over a SOCK_SEQPACKET pair. */
+int sys_control_pair(int out[2]);
+int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds);
+enum { SYS_CONTROL_FDS = 8 };
+ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds);
+
+#endif

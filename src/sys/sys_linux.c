@@ -1,0 +1,400 @@
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "sys/sys.h"
+
+static int result(int r)
+{
+    return r < 0 ? -errno : r;
+}
+
+int sys_poller_new(void)
+{
+    return result(epoll_create1(EPOLL_CLOEXEC));
+}
+
+static struct epoll_event epoll_event_of(uint32_t want, uint64_t data)
+{
+    uint32_t events = (want & SYS_IN ? (uint32_t)EPOLLIN : 0) | (want & SYS_OUT ? (uint32_t)EPOLLOUT : 0);
+    return (struct epoll_event){.events = events, .data.u64 = data};
+}
+
+int sys_poller_add(int poller, int fd, uint32_t want, uint64_t data)
+{
+    struct epoll_event e = epoll_event_of(want, data);
+    return result(epoll_ctl(poller, EPOLL_CTL_ADD, fd, &e));
+}
+
+int sys_poller_change(int poller, int fd, uint32_t want, uint64_t data)
+{
+    struct epoll_event e = epoll_event_of(want, data);
+    return result(epoll_ctl(poller, EPOLL_CTL_MOD, fd, &e));
+}
+
+int sys_poller_remove(int poller, int fd)
+{
+    return result(epoll_ctl(poller, EPOLL_CTL_DEL, fd, NULL));
+}
+
+int sys_poller_wait(int poller, struct sys_event *out, int timeout_ms)
+{
+    struct epoll_event events[SYS_EVENTS_MAX];
+    int n = epoll_wait(poller, events, SYS_EVENTS_MAX, timeout_ms);
+    for (int i = 0; i < n; i++) {
+        uint32_t e = events[i].events;
+        out[i].data = events[i].data.u64;
+        out[i].ready = (e & EPOLLIN ? (uint32_t)SYS_IN : 0) | (e & EPOLLOUT ? (uint32_t)SYS_OUT : 0) |
+                       (e & (EPOLLERR | EPOLLHUP) ? (uint32_t)SYS_HANGUP : 0);
+    }
+    return n < 0 ? 0 : n;
+}
+
+static bool address_parse(const char *host, uint16_t port, struct sockaddr_storage *out,
+                          socklen_t *len)
+{
+    struct sockaddr_in *v4 = (struct sockaddr_in *)out;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+    memset(out, 0, sizeof(*out));
+    if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        *len = sizeof(*v4);
+        return true;
+    }
+    if (inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
+        v6->sin6_family = AF_INET6;
+        v6->sin6_port = htons(port);
+        *len = sizeof(*v6);
+        return true;
+    }
+    return false;
+}
+
+int sys_listen(const char *host, uint16_t port)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+    int on = 1;
+    if (!address_parse(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, port, &address, &len))
+        return -EINVAL;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+
+int sys_accept(int listener)
+{
+    int on = 1;
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    return fd;
+}
+
+static int address_text(const struct sockaddr_storage *a, struct sys_address *out)
+{
+    char host[INET6_ADDRSTRLEN] = "";
+    if (a->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)a;
+        inet_ntop(AF_INET, &v4->sin_addr, host, sizeof(host));
+        snprintf(out->text, sizeof(out->text), "%s:%u", host, ntohs(v4->sin_port));
+    } else if (a->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
+        inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof(host));
+        snprintf(out->text, sizeof(out->text), "[%s]:%u", host, ntohs(v6->sin6_port));
+    } else {
+        snprintf(out->text, sizeof(out->text), "unix");
+    }
+    return 0;
+}
+
+int sys_peer(int fd, struct sys_address *out)
+{
+    struct sockaddr_storage a;
+    socklen_t len = sizeof(a);
+    return getpeername(fd, (struct sockaddr *)&a, &len) < 0 ? -errno : address_text(&a, out);
+}
+
+int sys_local(int fd, struct sys_address *out)
+{
+    struct sockaddr_storage a;
+    socklen_t len = sizeof(a);
+    return getsockname(fd, (struct sockaddr *)&a, &len) < 0 ? -errno : address_text(&a, out);
+}
+
+ssize_t sys_recv(int fd, void *p, size_t n)
+{
+    ssize_t r = recv(fd, p, n, 0);
+    return r < 0 ? -errno : r;
+}
+
+ssize_t sys_send(int fd, struct slice a)
+{
+    ssize_t r = send(fd, a.p, a.n, MSG_NOSIGNAL);
+    return r < 0 ? -errno : r;
+}
+
+ssize_t sys_send2(int fd, struct slice a, struct slice b)
+{
+    struct iovec v[2] = {{(void *)(uintptr_t)a.p, a.n}, {(void *)(uintptr_t)b.p, b.n}};
+    struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+    ssize_t r = sendmsg(fd, &m, MSG_NOSIGNAL);
+    return r < 0 ? -errno : r;
+}
+
+int sys_shutdown_write(int fd)
+{
+    return result(shutdown(fd, SHUT_WR));
+}
+
+void sys_close(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+int sys_reserve_open(void)
+{
+    return result(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
+uint32_t sys_fd_limit(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0)
+        return 1024;
+    if (r.rlim_cur < r.rlim_max) {
+        struct rlimit more = {r.rlim_max, r.rlim_max};
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            r = more;
+    }
+    return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
+}
+
+uint64_t sys_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t sys_wall_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}
+
+void sys_random(void *p, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t r = getrandom((uint8_t *)p + done, n - done, 0);
+        ASSERT(r > 0 || errno == EINTR);
+        if (r > 0)
+            done += (size_t)r;
+    }
+}
+
+static void (*ticker_fn)(void);
+static timer_t ticker_timer;
+
+static void ticker_signal(int sig)
+{
+    (void)sig;
+    int saved = errno;
+    ticker_fn();
+    errno = saved;
+}
+
+void sys_ticker_init(void (*tick)(void))
+{
+    ticker_fn = tick;
+    struct sigaction action = {.sa_handler = ticker_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+    sigaction(SIGRTMIN, &action, NULL);
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN};
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    ASSERT(timer_create(CLOCK_MONOTONIC, &event, &ticker_timer) == 0);
+}
+
+void sys_ticker_set(uint32_t interval_ms)
+{
+    struct timespec t = {interval_ms / 1000, (long)(interval_ms % 1000) * 1000000};
+    struct itimerspec s = {t, t};
+    timer_settime(ticker_timer, 0, &s, NULL);
+}
+
+enum err sys_fd_read(int fd, size_t max, struct slice *out)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return ERR_SYS;
+    if ((uint64_t)st.st_size > max)
+        return ERR_LIMIT;
+    size_t n = (size_t)st.st_size;
+    uint8_t *p = mem_alloc(n ? n : 1);
+    if (!p)
+        return ERR_NO_MEMORY;
+    for (size_t done = 0; done < n;) {
+        ssize_t r = pread(fd, p + done, n - done, (off_t)done);
+        if (r <= 0) {
+            mem_free(p, n ? n : 1);
+            return ERR_SYS;
+        }
+        done += (size_t)r;
+    }
+    *out = slice_of(p, n);
+    return ERR_NONE;
+}
+
+enum err sys_file_read(const char *path, size_t max, struct slice *out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return ERR_SYS;
+    enum err e = sys_fd_read(fd, max, out);
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return e;
+}
+
+enum err sys_file_write(const char *path, struct slice content)
+{
+    char temporary[PATH_MAX];
+    if (snprintf(temporary, sizeof(temporary), "%s.%d.new", path, (int)getpid()) >=
+        (int)sizeof(temporary))
+        return ERR_LIMIT;
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return ERR_SYS;
+    bool ok = true;
+    for (size_t done = 0; ok && done < content.n;) {
+        ssize_t r = write(fd, content.p + done, content.n - done);
+        ok = r > 0;
+        done += ok ? (size_t)r : 0;
+    }
+    ok = close(fd) == 0 && ok && rename(temporary, path) == 0;
+    if (!ok)
+        unlink(temporary);
+    return ok ? ERR_NONE : ERR_SYS;
+}
+
+bool sys_path_trusted(const char *path, char *why, size_t cap)
+{
+    char at[PATH_MAX];
+    if (!realpath(path, at)) {
+        snprintf(why, cap, "%s: %s", path, strerror(errno));
+        return false;
+    }
+    for (;;) {
+        struct stat st;
+        if (stat(at, &st) < 0) {
+            snprintf(why, cap, "%s: %s", at, strerror(errno));
+            return false;
+        }
+        /* A sticky folder (such as /tmp) lets nobody replace another user's entries. */
+        bool shared = (st.st_mode & (S_IWGRP | S_IWOTH)) &&
+                      !(S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX));
+        if ((st.st_uid != 0 && st.st_uid != geteuid()) || shared) {
+            snprintf(why, cap, "%s can be written by others: chown it to this user and chmod go-w", at);
+            return false;
+        }
+        if (strcmp(at, "/") == 0)
+            return true;
+        memmove(at, dirname(at), strlen(dirname(at)) + 1);
+    }
+}
+
+int sys_memfd_sealed(const char *name, struct slice content)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return -errno;
+    for (size_t done = 0; done < content.n;) {
+        ssize_t r = write(fd, content.p + done, content.n - done);
+        if (r <= 0) {
+            int e = errno;
+            close(fd);
+            return -e;
+        }
+        done += (size_t)r;
+    }
+    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+    return fd;
+}
+
+int sys_control_pair(int out[2])
+{
+    return result(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, out));
+}
+
+int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds)
+{
+    ASSERT(n_fds <= SYS_CONTROL_FDS);
+    struct iovec v = {(void *)(uintptr_t)p, n};
+    union {
+        char space[CMSG_SPACE(sizeof(int) * SYS_CONTROL_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
+    if (n_fds) {
+        m.msg_control = control.space;
+        m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
+        memcpy(CMSG_DATA(c), fds, sizeof(int) * n_fds);
+    }
+    return result((int)sendmsg(fd, &m, MSG_NOSIGNAL));
+}
+
+ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds)
+{
+    struct iovec v = {p, n};
+    union {
+        char space[CMSG_SPACE(sizeof(int) * SYS_CONTROL_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control.space,
+                       .msg_controllen = sizeof(control.space)};
+    *n_fds = 0;
+    ssize_t r;
+    do
+        r = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return -errno;
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        *n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fds, CMSG_DATA(c), sizeof(int) * *n_fds);
+    }
+    return r;
+}
