@@ -1,0 +1,119 @@
+/* Guests: modules that are loaded, and calls of their exports, each in a fresh instance on a fiber
+ * of the loop's thread. This layer knows no connection: what a guest asks of the host goes through
+ * struct guest_ops, which the program fills.
+ *
+ *   guest_call_start             slice used up            results, trap, deadline, timeout
+ *  -----------------> WAITING ------------------> READY ----------------------------> done()
+ *         |              ^  slot free                |
+ *         +-- no slot ---+          <----------------+  next in its module's turn
+ */
+#ifndef WEIR_GUEST_H
+#define WEIR_GUEST_H
+
+#include <weir_engine.h>
+
+#include "base/buf.h"
+#include "base/list.h"
+
+struct guest_call;
+
+/* What host functions do; `call` names the event. Slices point into guest memory: copy. Reads
+ * return the full length and write nothing where cap is too small (DESIGN 6: weir_v1). */
+struct guest_ops {
+    int32_t (*msg_read)(struct guest_call *call, uint8_t *p, uint32_t cap);
+    int32_t (*ws_send)(struct guest_call *call, uint64_t conn, uint32_t kind, struct slice data);
+    int32_t (*ws_close)(struct guest_call *call, uint64_t conn, uint32_t code, struct slice why);
+    int32_t (*attachment_get)(struct guest_call *call, uint64_t conn, uint8_t *p, uint32_t cap);
+    int32_t (*attachment_set)(struct guest_call *call, struct slice data);
+    int32_t (*req_get)(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p,
+                       uint32_t cap);
+    int32_t (*req_body)(struct guest_call *call, uint32_t offset, uint8_t *p, uint32_t cap);
+    int32_t (*resp_status)(struct guest_call *call, uint32_t code);
+    int32_t (*resp_header)(struct guest_call *call, struct slice name, struct slice value);
+    int32_t (*resp_write)(struct guest_call *call, struct slice data);
+    int32_t (*log)(struct guest_call *call, uint32_t level, struct slice text);
+    void (*failed)(struct guest_call *call, enum err e, struct slice text); /* trap, with names */
+};
+
+struct guest_limits {
+    uint32_t slots, queue;            /* calls at one time; calls that wait */
+    uint32_t memory_max;              /* the largest of all modules, bytes */
+    uint32_t slice_ms, iteration_ms;  /* a guest's slice; all guests' time an iteration */
+};
+
+enum guest_export { /* exports with a meaning, in this order */
+    GUEST_ON_HTTP, GUEST_ON_WS_HANDSHAKE, GUEST_ON_WS_OPEN, GUEST_ON_WS_MESSAGE,
+    GUEST_ON_WS_DRAIN, GUEST_ON_WS_CLOSE, GUEST_EXPORTS
+};
+
+struct guest_function { /* an export that /api/exec may call */
+    char name[64];
+    struct weir_entry *entry;
+    uint8_t n_args, n_results, args[WEIR_VALUES_MAX], results[WEIR_VALUES_MAX];
+};
+
+struct guest_module {
+    char name[65];
+    uint32_t memory, deadline_ms, timeout_ms;
+    bool pulley;
+    wasmtime_module_t *module;
+    wasmtime_instance_pre_t *pre;
+    struct weir_entry *exports[GUEST_EXPORTS];
+    struct guest_function *functions;
+    uint32_t n_functions;
+    struct list ready;   /* calls whose slice was used up */
+    struct list waiting; /* calls without an instance yet */
+    struct list turn;    /* among the modules that have either */
+    struct guests *guests;
+};
+
+struct guests {
+    struct guest_limits limits;
+    struct guest_ops ops;
+    wasm_engine_t *engines[2]; /* native, pulley */
+    wasmtime_linker_t *linkers[2];
+    struct list turns;
+    uint32_t running, waiting, tick_seen;
+    uint64_t now_ms;
+};
+
+struct guest_call {
+    struct list node;
+    struct guest_module *module;
+    const struct weir_entry *entry;
+    struct weir_call *call;
+    wasmtime_store_t *store;
+    struct weir_call_frame frame;
+    uint64_t started_ms;
+    uint32_t used_ticks;
+    enum err over; /* why the epoch callback ended it */
+    bool suspended;
+    void (*done)(struct guest_call *call, enum err e); /* once; may free the call */
+};
+
+enum err guests_init(struct guests *g, const struct guest_limits *limits,
+                     const struct guest_ops *ops, struct buf *why) MUST_USE;
+void guests_done(struct guests *g);
+
+/* Loads compiled code from fd, which it takes. The module stays where it is until guest_unload. */
+enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int fd,
+                    struct buf *why) MUST_USE;
+void guest_unload(struct guest_module *m);
+const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name);
+
+/* Runs a call whose module, entry, frame's arguments and done are set. done() may be called before
+ * this returns. ERR_GUEST_BUSY, and no done(), where too many wait. */
+enum err guest_call_start(struct guests *g, struct guest_call *c) MUST_USE;
+/* The loop's phase: slices of suspended and waiting calls in turn. true: more is ready. */
+bool guests_run(struct guests *g, uint64_t now_ms);
+static inline void guest_arg(struct guest_call *c, uint8_t kind, uint64_t bits)
+{
+    c->frame.values[c->frame.n_args++] = (struct weir_value){kind, bits};
+}
+
+/* Used by guest_host.c and guest_call.c. */
+enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
+void guest_ticker_engine(int which, wasm_engine_t *engine); /* NULL: gone */
+struct slice guest_memory(struct guest_call *c, wasmtime_caller_t *caller);
+
+#endif

@@ -1,0 +1,193 @@
+/* Engines and modules: loading, linking, what a module exports. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "guest/guest.h"
+
+static const char *const export_names[GUEST_EXPORTS] = {
+    "on_http", "on_ws_handshake", "on_ws_open", "on_ws_message", "on_ws_drain", "on_ws_close"};
+/* args: i int, l long; result i or none */
+static const char *const export_args[GUEST_EXPORTS] = {"", "l", "l", "lii", "l", "lii"};
+static const bool export_result[GUEST_EXPORTS] = {true, true, false, true, false, false};
+
+static enum err refuse(struct buf *why, const char *text)
+{
+    enum err e = buf_printf(why, "%s", text);
+    return e ? e : ERR_MODULE_REFUSED;
+}
+
+static enum err refuse_error(struct buf *why, wasmtime_error_t *error)
+{
+    wasm_name_t message;
+    wasmtime_error_message(error, &message);
+    wasmtime_error_delete(error);
+    enum err e = buf_append(why, slice_of(message.data, message.size));
+    wasm_byte_vec_delete(&message);
+    return e ? e : ERR_MODULE_REFUSED;
+}
+
+enum err guests_init(struct guests *g, const struct guest_limits *limits,
+                     const struct guest_ops *ops, struct buf *why)
+{
+    (void)why;
+    memset(g, 0, sizeof(*g));
+    g->limits = *limits;
+    g->ops = *ops;
+    list_init(&g->turns);
+    return ERR_NONE;
+}
+
+static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
+{
+    if (g->engines[pulley])
+        return ERR_NONE;
+    struct weir_engine_options options = {.slots = g->limits.slots,
+                                          .table_elements = 20000,
+                                          .memory_max = g->limits.memory_max,
+                                          .keep_scanned = 128 << 10,
+                                          .keep_cleared = 16 << 10};
+    char *text = NULL;
+    g->engines[pulley] = weir_engine_new(&options, pulley, &text);
+    if (!g->engines[pulley]) {
+        enum err e = refuse(why, text);
+        weir_text_delete(text);
+        return e;
+    }
+    g->linkers[pulley] = wasmtime_linker_new(g->engines[pulley]);
+    guest_ticker_engine(pulley, g->engines[pulley]);
+    return guest_host_link(g->linkers[pulley], why);
+}
+
+void guests_done(struct guests *g)
+{
+    for (int i = 0; i < 2; i++) {
+        guest_ticker_engine(i, NULL);
+        if (g->linkers[i])
+            wasmtime_linker_delete(g->linkers[i]);
+        if (g->engines[i])
+            wasm_engine_delete(g->engines[i]);
+    }
+}
+
+static bool number_kinds(const wasm_valtype_vec_t *v, uint8_t *n, uint8_t kinds[WEIR_VALUES_MAX])
+{
+    if (v->size > WEIR_VALUES_MAX)
+        return false;
+    for (size_t i = 0; i < v->size; i++) {
+        kinds[i] = wasm_valtype_kind(v->data[i]);
+        if (kinds[i] > WASM_F64)
+            return false;
+    }
+    *n = (uint8_t)v->size;
+    return true;
+}
+
+static bool export_fits(const wasm_functype_t *t, enum guest_export x)
+{
+    uint8_t n_args, n_results, kinds[WEIR_VALUES_MAX], results[WEIR_VALUES_MAX];
+    const char *want = export_args[x];
+    if (!number_kinds(wasm_functype_params(t), &n_args, kinds) ||
+        !number_kinds(wasm_functype_results(t), &n_results, results) || n_args != strlen(want) ||
+        n_results != export_result[x] || (n_results && results[0] != WASM_I32))
+        return false;
+    for (int i = 0; i < n_args; i++)
+        if (kinds[i] != (want[i] == 'l' ? WASM_I64 : WASM_I32))
+            return false;
+    return true;
+}
+
+static enum err export_take(struct guest_module *m, const wasm_exporttype_t *x, struct buf *why)
+{
+    const wasm_name_t *name = wasm_exporttype_name(x);
+    const wasm_functype_t *t = wasm_externtype_as_functype_const(wasm_exporttype_type(x));
+    struct guest_function *f = &m->functions[m->n_functions];
+    if (!t || name->size >= sizeof(f->name) || memchr(name->data, 0, name->size))
+        return ERR_NONE;
+    memcpy(f->name, name->data, name->size);
+    f->name[name->size] = 0;
+    for (int i = 0; i < GUEST_EXPORTS; i++) {
+        if (strcmp(f->name, export_names[i]) != 0)
+            continue;
+        if (!export_fits(t, (enum guest_export)i)) {
+            enum err e = buf_printf(why, "export %s has another signature than weir_v1 asks for",
+                                    f->name);
+            return e ? e : ERR_MODULE_REFUSED;
+        }
+        m->exports[i] = weir_entry_new(m->pre, f->name);
+        return ERR_NONE;
+    }
+    if (strcmp(f->name, "_initialize") == 0 || strcmp(f->name, "_start") == 0 ||
+        !number_kinds(wasm_functype_params(t), &f->n_args, f->args) ||
+        !number_kinds(wasm_functype_results(t), &f->n_results, f->results))
+        return ERR_NONE;
+    f->entry = weir_entry_new(m->pre, f->name);
+    if (f->entry)
+        m->n_functions++;
+    return ERR_NONE;
+}
+
+static enum err exports_take(struct guest_module *m, struct buf *why)
+{
+    wasm_exporttype_vec_t exports;
+    enum err e = ERR_NONE;
+    wasmtime_module_exports(m->module, &exports);
+    m->functions = calloc(exports.size + 1, sizeof(*m->functions));
+    if (!m->functions)
+        e = ERR_NO_MEMORY;
+    for (size_t i = 0; i < exports.size && !e; i++)
+        e = export_take(m, exports.data[i], why);
+    wasm_exporttype_vec_delete(&exports);
+    return e;
+}
+
+enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int fd, struct buf *why)
+{
+    m->guests = g;
+    m->pulley = pulley;
+    list_init(&m->ready);
+    list_init(&m->waiting);
+    list_init(&m->turn);
+    enum err e = engine_make(g, pulley, why);
+    if (e)
+        return e;
+    char *text = NULL;
+    m->module = weir_module_load(g->engines[pulley], fd, &text);
+    if (!m->module) {
+        e = refuse(why, text);
+        weir_text_delete(text);
+        return e;
+    }
+    wasmtime_error_t *error =
+        wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module, &m->pre);
+    e = error ? refuse_error(why, error) : exports_take(m, why);
+    if (e)
+        guest_unload(m);
+    return e;
+}
+
+void guest_unload(struct guest_module *m)
+{
+    for (uint32_t i = 0; i < m->n_functions; i++)
+        weir_entry_delete(m->functions[i].entry);
+    for (int i = 0; i < GUEST_EXPORTS; i++)
+        if (m->exports[i])
+            weir_entry_delete(m->exports[i]);
+    free(m->functions);
+    if (m->pre)
+        wasmtime_instance_pre_delete(m->pre);
+    if (m->module)
+        wasmtime_module_delete(m->module);
+    m->functions = NULL;
+    m->n_functions = 0;
+    m->pre = NULL;
+    m->module = NULL;
+}
+
+const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name)
+{
+    struct slice want = name.n ? name : slice_str(m->name);
+    for (uint32_t i = 0; i < m->n_functions; i++)
+        if (slice_eq(slice_str(m->functions[i].name), want))
+            return &m->functions[i];
+    return !name.n && m->n_functions == 1 ? &m->functions[0] : NULL;
+}

@@ -1,0 +1,71 @@
+#include "loop/loop.h"
+
+#include "base/metrics.h"
+
+enum err loop_init(struct loop *l)
+{
+    memset(l, 0, sizeof(*l));
+    l->poller = sys_poller_new();
+    if (l->poller < 0)
+        return ERR_SYS;
+    l->now_ns = sys_now_ns();
+    l->now_ms = l->now_ns / 1000000;
+    wheel_init(&l->wheel, l->now_ms);
+    return ERR_NONE;
+}
+
+void loop_done(struct loop *l)
+{
+    sys_close(l->poller);
+}
+
+void loop_on(struct loop *l, enum loop_kind kind,
+             void (*ready)(void *arg, uint32_t slot, uint32_t generation, uint32_t ready),
+             void (*timer)(void *arg, struct timer *t), void *arg)
+{
+    l->handlers[kind].ready = ready;
+    l->handlers[kind].timer = timer;
+    l->handlers[kind].arg = arg;
+}
+
+void loop_phase(struct loop *l, bool (*run)(void *arg), void *arg)
+{
+    ASSERT(l->n_phases < LOOP_PHASES);
+    l->phases[l->n_phases].run = run;
+    l->phases[l->n_phases++].arg = arg;
+}
+
+static void fire(struct timer *t, void *arg)
+{
+    struct loop *l = arg;
+    enum loop_kind kind = (enum loop_kind)(t->kind & 0xff);
+    l->handlers[kind].timer(l->handlers[kind].arg, t);
+}
+
+static void dispatch(struct loop *l, const struct sys_event *e)
+{
+    unsigned kind = (unsigned)(e->data >> 56);
+    ASSERT(kind < LOOP_KINDS && l->handlers[kind].ready);
+    l->handlers[kind].ready(l->handlers[kind].arg, (uint32_t)(e->data >> 32) & 0xffffff,
+                            (uint32_t)e->data, e->ready);
+}
+
+void loop_run(struct loop *l)
+{
+    struct sys_event events[SYS_EVENTS_MAX];
+    bool more = false;
+    while (!l->stop) {
+        int n = sys_poller_wait(l->poller, events, more ? 0 : wheel_next_ms(&l->wheel, l->now_ms));
+        l->now_ns = sys_now_ns();
+        l->now_ms = l->now_ns / 1000000;
+        for (int i = 0; i < n; i++)
+            dispatch(l, &events[i]);
+        wheel_advance(&l->wheel, l->now_ms, fire, l);
+        more = false;
+        for (unsigned i = 0; i < l->n_phases; i++)
+            more |= l->phases[i].run(l->phases[i].arg);
+        uint64_t away = sys_now_ns() - l->now_ns;
+        if (away > metrics.loop_away_max_seconds)
+            metrics.loop_away_max_seconds = away;
+    }
+}

@@ -1,0 +1,43 @@
+/* One single-threaded event loop. An iteration: wait, dispatch what is ready, fire timers, run the
+ * phases (guests, then reaping) in the order they were added. Time is read once an iteration. */
+#ifndef WEIR_LOOP_H
+#define WEIR_LOOP_H
+
+#include "loop/wheel.h"
+#include "sys/sys.h"
+
+/* What an event's or a timer's target is; the owner registers a handler for its kind. */
+enum loop_kind { LOOP_CONN, LOOP_LISTENER, LOOP_CONTROL, LOOP_KINDS };
+enum { LOOP_PHASES = 4 };
+
+struct loop {
+    int poller;
+    uint64_t now_ns, now_ms;
+    struct wheel wheel;
+    bool stop;
+    struct {
+        void (*ready)(void *arg, uint32_t slot, uint32_t generation, uint32_t ready);
+        void (*timer)(void *arg, struct timer *t);
+        void *arg;
+    } handlers[LOOP_KINDS];
+    struct {
+        bool (*run)(void *arg); /* true: there is more to do at once */
+        void *arg;
+    } phases[LOOP_PHASES];
+    unsigned n_phases;
+};
+
+static inline uint64_t loop_data(enum loop_kind kind, uint32_t slot, uint32_t generation)
+{
+    return (uint64_t)kind << 56 | (uint64_t)(slot & 0xffffff) << 32 | generation;
+}
+
+enum err loop_init(struct loop *l) MUST_USE;
+void loop_done(struct loop *l);
+void loop_on(struct loop *l, enum loop_kind kind,
+             void (*ready)(void *arg, uint32_t slot, uint32_t generation, uint32_t ready),
+             void (*timer)(void *arg, struct timer *t), void *arg);
+void loop_phase(struct loop *l, bool (*run)(void *arg), void *arg);
+void loop_run(struct loop *l); /* until stop */
+
+#endif
