@@ -1,0 +1,57 @@
+/* The configuration: weir.yaml, typed by the rows of tbl/config.def. */
+#ifndef WEIR_CONFIG_H
+#define WEIR_CONFIG_H
+
+#include "base/buf.h"
+
+#define CONFIG_FIELD_INT uint64_t
+#define CONFIG_FIELD_SIZE uint64_t
+#define CONFIG_FIELD_DURATION uint64_t
+#define CONFIG_FIELD_TEXT char *
+#define CFG(key, type, def, min, max, text) CONFIG_FIELD_##type key;
+#include "tbl/config.def"
+
+struct config_root { CONFIG_ROOT(CFG) };
+struct config_admin { CONFIG_ADMIN(CFG) };
+struct config_limits { CONFIG_LIMITS(CFG) };
+struct config_module_limits { CONFIG_MODULE_LIMITS(CFG) };
+struct config_module {
+    CONFIG_MODULE(CFG)
+    char *name;
+    unsigned line;
+    struct config_module_limits limits;
+};
+#undef CFG
+
+enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
+struct config_route {
+    char *path; /* a last "*" matches the rest */
+    enum route_kind kind;
+    bool echo;    /* the built-in handler */
+    int module;   /* index, -1 with a handler */
+    char **origins, **subprotocols;
+    uint32_t n_origins, n_subprotocols;
+};
+
+struct config {
+    struct config_root root;
+    struct config_admin admin;
+    struct config_limits limits;
+    char **listen; /* addresses */
+    uint32_t n_listen;
+    struct config_module *modules;
+    uint32_t n_modules;
+    struct config_route *routes;
+    uint32_t n_routes;
+};
+
+/* Reads no file: relative paths are resolved against the folder of `file`. On ERR_INVALID every
+ * problem is a line of errors: "file:line: what, and the mend". config_done in every case. */
+enum err config_parse(struct slice yaml, const char *file, struct config *out,
+                      struct buf *errors) MUST_USE;
+void config_done(struct config *c);
+enum err config_write_docs(struct buf *out) MUST_USE;
+/* "1.2.3.4:80" or "[::1]:80" taken apart; host has no brackets. */
+bool config_address(const char *text, char host[64], uint16_t *port);
+
+#endif
