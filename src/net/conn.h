@@ -35,7 +35,8 @@ struct conn {
     int fd;
     uint8_t state, protocol, timer_of, close_reason;
     bool paused, unpolled, peer_ended, linked; /* linked: in the closing or resume list */
-    uint8_t holds;                     /* events that still name it */
+    uint8_t flags;           /* the protocol's */
+    uint8_t holds;           /* events that still name it */
     bool reaped; /* closed() was called */
     uint16_t route;
     uint16_t close_code; /* WebSocket: as received or sent */
