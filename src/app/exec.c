@@ -1,0 +1,203 @@
+/* POST /api/exec/{module}[/{function}]: a JSON array of numbers in, JSON out. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/gateway.h"
+
+static const char *const kind_names[] = {"i32", "i64", "f32", "f64"};
+
+static void signature(const struct guest_function *f, char out[512])
+{
+    int n = snprintf(out, 512, "%s(", f->name);
+    for (int i = 0; i < f->n_args; i++)
+        n += snprintf(out + n, 512 - (size_t)n, "%s%s", i ? ", " : "", kind_names[f->args[i]]);
+    n += snprintf(out + n, 512 - (size_t)n, ") -> (");
+    for (int i = 0; i < f->n_results; i++)
+        n += snprintf(out + n, 512 - (size_t)n, "%s%s", i ? ", " : "", kind_names[f->results[i]]);
+    snprintf(out + n, 512 - (size_t)n, ")");
+}
+
+static bool real_of(const json_t *v, double *out)
+{
+    const char *s = json_string_value(v);
+    if (json_is_number(v))
+        *out = json_number_value(v);
+    else if (s && strcmp(s, "NaN") == 0)
+        *out = NAN;
+    else if (s && strcmp(s, "Infinity") == 0)
+        *out = INFINITY;
+    else if (s && strcmp(s, "-Infinity") == 0)
+        *out = -INFINITY;
+    else
+        return false;
+    return true;
+}
+
+static bool value_of(const json_t *v, uint8_t kind, uint64_t *bits)
+{
+    double d;
+    float f;
+    if (kind == WASMTIME_I32 || kind == WASMTIME_I64) {
+        json_int_t i = json_integer_value(v);
+        *bits = kind == WASMTIME_I32 ? (uint32_t)i : (uint64_t)i;
+        return json_is_integer(v) && (kind == WASMTIME_I64 || (i >= INT32_MIN && i <= UINT32_MAX));
+    }
+    if (!real_of(v, &d))
+        return false;
+    f = (float)d;
+    *bits = 0;
+    if (kind == WASMTIME_F32)
+        memcpy(bits, &f, sizeof(f));
+    else
+        memcpy(bits, &d, sizeof(d));
+    return true;
+}
+
+/* The shortest text that reads back the same. */
+static int real_print(char out[32], double d, bool single)
+{
+    if (isnan(d))
+        return snprintf(out, 32, "\"NaN\"");
+    if (isinf(d))
+        return snprintf(out, 32, d < 0 ? "\"-Infinity\"" : "\"Infinity\"");
+    for (int digits = single ? 6 : 15;; digits++) {
+        int n = snprintf(out, 32, "%.*g", digits, d);
+        if (digits >= (single ? 9 : 17) || (single ? strtof(out, NULL) == (float)d : strtod(out, NULL) == d))
+            return n;
+    }
+}
+
+static int value_print(char out[32], const struct weir_value *v)
+{
+    double d;
+    float f;
+    switch (v->kind) {
+    case WASMTIME_I32:
+        return snprintf(out, 32, "%" PRId32, (int32_t)v->bits);
+    case WASMTIME_I64:
+        return snprintf(out, 32, "%" PRId64, (int64_t)v->bits);
+    case WASMTIME_F32:
+        memcpy(&f, &v->bits, sizeof(f));
+        return real_print(out, (double)f, true);
+    default:
+        memcpy(&d, &v->bits, sizeof(d));
+        return real_print(out, d, false);
+    }
+}
+
+void exec_finish(struct event *ev, enum err e)
+{
+    char text[WEIR_VALUES_MAX * 33 + 8];
+    const struct guest_function *f = ev->function;
+    size_t n = 0;
+    if (e) {
+        http_problem(ev->gw, ev->conn, ev->ex, e, SLICE_NONE, buf_slice(&ev->copy));
+        return;
+    }
+    if (f->n_results == 0) {
+        memcpy(text, "null", n = 4);
+    } else if (f->n_results == 1) {
+        n = (size_t)value_print(text, &ev->call.frame.values[0]);
+    } else {
+        for (int i = 0; i < f->n_results; i++) {
+            text[n++] = i ? ',' : '[';
+            n += (size_t)value_print(text + n, &ev->call.frame.values[i]);
+        }
+        text[n++] = ']';
+    }
+    text[n++] = '\n';
+    http_answer(ev->gw, ev->conn, ev->ex, &(struct answer){200, "application/json", SLICE_NONE, slice_of(text, n)});
+}
+
+static bool reachable(struct gateway *gw, const struct guest_module *m)
+{
+    const char *exec = gw->config.modules[m - gw->modules].exec;
+    bool has = false;
+    for (int i = 0; i < GUEST_EXPORTS; i++)
+        has |= m->exports[i] != NULL;
+    return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && !has);
+}
+
+static const struct guest_function *find(struct gateway *gw, struct slice rest, struct guest_module **out)
+{
+    const uint8_t *slash = memchr(rest.p, '/', rest.n);
+    struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
+    struct slice function = slash ? slice_of(slash + 1, rest.n - name.n - 1) : SLICE_NONE;
+    for (uint32_t i = 0; i < gw->config.n_modules; i++)
+        if (slice_eq(slice_str(gw->modules[i].name), name) && reachable(gw, &gw->modules[i])) {
+            *out = &gw->modules[i];
+            return slash && !function.n ? NULL : guest_function_find(*out, function);
+        }
+    return NULL;
+}
+
+/* Arguments from the body into values; what is wrong, as an error and a text. */
+static enum err arguments(struct exchange *ex, const struct guest_function *f,
+                          struct weir_value values[WEIR_VALUES_MAX], char detail[640])
+{
+    json_error_t error;
+    char sig[512];
+    json_t *root = json_loadb((const char *)ex->body.p, ex->body.len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
+    if (!root) {
+        snprintf(detail, 640, "%.300s at byte %d", ex->body.len ? error.text : "the body is empty; send a JSON array",
+                 error.position);
+        return ERR_EXEC_JSON;
+    }
+    bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
+    for (size_t i = 0; ok && i < f->n_args; i++) {
+        values[i].kind = f->args[i];
+        ok = value_of(json_array_get(root, i), f->args[i], &values[i].bits);
+    }
+    json_decref(root);
+    if (ok)
+        return ERR_NONE;
+    signature(f, sig);
+    snprintf(detail, 640, "send a JSON array of numbers for %s", sig);
+    return ERR_EXEC_ARGUMENTS;
+}
+
+void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struct slice rest)
+{
+    struct guest_module *m = NULL;
+    char detail[640];
+    const struct guest_function *f = find(gw, rest, &m);
+    struct slice coding = http_field_get(&ex->req, ex->head.p, SLICE("content-encoding"));
+    struct weir_value values[WEIR_VALUES_MAX];
+    if (!f) {
+        http_problem(gw, c, ex, m ? ERR_NO_FUNCTION : ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
+        return;
+    }
+    if (ex->req.method == HTTP_OPTIONS) {
+        http_answer(gw, c, ex, &(struct answer){204, NULL, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE});
+        return;
+    }
+    if (ex->req.method != HTTP_POST) {
+        http_problem(gw, c, ex, ERR_METHOD, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE);
+        return;
+    }
+    if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
+        http_problem(gw, c, ex, ERR_CONTENT_CODING, SLICE("Accept-Encoding: identity\r\n"), SLICE_NONE);
+        return;
+    }
+    enum err e = arguments(ex, f, values, detail);
+    if (e) {
+        http_problem(gw, c, ex, e, SLICE_NONE, slice_str(detail));
+        return;
+    }
+    struct event *ev = event_new(gw, c, GUEST_EXPORTS, m, f->entry);
+    if (!ev) {
+        http_problem(gw, c, ex, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
+        return;
+    }
+    ev->ex = ex;
+    ev->function = f;
+    memcpy(ev->call.frame.values, values, f->n_args * sizeof(values[0]));
+    ev->call.frame.n_args = f->n_args;
+    ev->call.frame.n_results = f->n_results;
+    e = event_start(ev);
+    if (e)
+        http_problem(gw, c, ex, e, SLICE("Retry-After: 1\r\n"), SLICE_NONE);
+}
