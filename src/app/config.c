@@ -7,7 +7,8 @@
 #include <yaml.h>
 
 enum type { TYPE_INT, TYPE_SIZE, TYPE_DURATION, TYPE_TEXT };
-static const char *const type_names[] = {"number", "size, such as 64KiB", "time, such as 15s", "text"};
+static const char *const type_names[] = {"number", "size, such as 64KiB", "time, such as 15s",
+                                         "text"};
 
 struct row {
     const char *key;
@@ -18,13 +19,16 @@ struct row {
     size_t offset;
 };
 
-#define ROWS(name, section, LIST)                                                                 \
-    static const struct row name[] = {LIST(CFG_##name)};
-#define CFG_root_rows(k, t, d, lo, hi, x) {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_root, k)},
-#define CFG_admin_rows(k, t, d, lo, hi, x) {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_admin, k)},
-#define CFG_limit_rows(k, t, d, lo, hi, x) {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
-#define CFG_module_rows(k, t, d, lo, hi, x) {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_module, k)},
-#define CFG_module_limit_rows(k, t, d, lo, hi, x)                                                 \
+#define ROWS(name, section, LIST) static const struct row name[] = {LIST(CFG_##name)};
+#define CFG_root_rows(k, t, d, lo, hi, x)                                                          \
+    {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_root, k)},
+#define CFG_admin_rows(k, t, d, lo, hi, x)                                                         \
+    {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_admin, k)},
+#define CFG_limit_rows(k, t, d, lo, hi, x)                                                         \
+    {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
+#define CFG_module_rows(k, t, d, lo, hi, x)                                                        \
+    {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_module, k)},
+#define CFG_module_limit_rows(k, t, d, lo, hi, x)                                                  \
     {#k, TYPE_##t, d, lo, hi, x, offsetof(struct config_module_limits, k)},
 ROWS(root_rows, root, CONFIG_ROOT)
 ROWS(admin_rows, admin, CONFIG_ADMIN)
@@ -43,7 +47,8 @@ struct reader {
 static void fail(struct reader *r, const yaml_node_t *at, const char *what, const char *detail)
 {
     r->failed = true;
-    if (buf_printf(r->errors, "%s:%zu: %s%s\n", r->file, at ? at->start_mark.line + 1 : 1, what, detail))
+    if (buf_printf(r->errors, "%s:%zu: %s%s\n", r->file, at ? at->start_mark.line + 1 : 1, what,
+                   detail))
         return; /* the list is full: enough is said */
 }
 
@@ -94,9 +99,10 @@ static bool number_parse(const char *s, enum type type, uint64_t *out)
         const char *unit;
         enum type type;
         uint64_t factor;
-    } units[] = {{"", TYPE_INT, 1},       {"", TYPE_SIZE, 1},        {"KiB", TYPE_SIZE, 1 << 10},
-                 {"MiB", TYPE_SIZE, 1 << 20}, {"GiB", TYPE_SIZE, 1 << 30}, {"ms", TYPE_DURATION, 1},
-                 {"s", TYPE_DURATION, 1000}, {"m", TYPE_DURATION, 60000}, {"h", TYPE_DURATION, 3600000}};
+    } units[] = {
+        {"", TYPE_INT, 1},           {"", TYPE_SIZE, 1},          {"KiB", TYPE_SIZE, 1 << 10},
+        {"MiB", TYPE_SIZE, 1 << 20}, {"GiB", TYPE_SIZE, 1 << 30}, {"ms", TYPE_DURATION, 1},
+        {"s", TYPE_DURATION, 1000},  {"m", TYPE_DURATION, 60000}, {"h", TYPE_DURATION, 3600000}};
     uint64_t n = 0;
     const char *p = s;
     for (; isdigit((unsigned char)*p); p++) {
@@ -112,7 +118,8 @@ static bool number_parse(const char *s, enum type type, uint64_t *out)
     return false;
 }
 
-static void set(struct reader *r, const yaml_node_t *at, const struct row *row, void *base, char *text)
+static void set(struct reader *r, const yaml_node_t *at, const struct row *row, void *base,
+                char *text)
 {
     char detail[256];
     uint64_t n;
@@ -235,7 +242,8 @@ static void texts_read(struct reader *r, yaml_node_t *list, char ***out, uint32_
         fail(r, list, "a list is expected here: [a, b]", "");
         return;
     }
-    for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top; i++) {
+    for (yaml_node_item_t *i = list->data.sequence.items.start; i < list->data.sequence.items.top;
+         i++) {
         char *text = expand(r, yaml_document_get_node(&r->doc, *i));
         if (!text)
             continue;
@@ -283,7 +291,9 @@ static void module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value)
     m->line = (unsigned)key->start_mark.line + 1;
     defaults(r, module_rows, ARRAY_LEN(module_rows), m);
     defaults(r, module_limit_rows, ARRAY_LEN(module_limit_rows), &m->limits);
-    if (!name || !*name || strlen(name) > 64 || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(name))
+    if (!name || !*name || strlen(name) > 64 ||
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") !=
+            strlen(name))
         fail(r, key, "a module's name has 1 to 64 letters, digits, _ or -", "");
     for (uint32_t i = 0; i + 1 < c->n_modules; i++)
         if (name && strcmp(c->modules[i].name, name) == 0)
@@ -342,7 +352,8 @@ static bool route_extra(struct reader *r, const char *key, yaml_node_t *value, v
     if (route->module >= 0 || route->echo)
         fail(r, value, "a route has either websocket or http", "");
     route->kind = websocket ? ROUTE_WEBSOCKET : ROUTE_HTTP;
-    map_read(r, value, NULL, 0, route, target_extra, websocket ? "module, handler, origins, subprotocols" : "module");
+    map_read(r, value, NULL, 0, route, target_extra,
+             websocket ? "module, handler, origins, subprotocols" : "module");
     return true;
 }
 
@@ -388,7 +399,8 @@ static void address_check(struct reader *r, const yaml_node_t *at, const char *t
     uint16_t port;
     if (!config_address(text, host, &port))
         fail(r, at, "an address is IP:PORT or [IPv6]:PORT, not ", text);
-    else if (loopback && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0 && strcmp(host, "localhost") != 0)
+    else if (loopback && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0 &&
+             strcmp(host, "localhost") != 0)
         fail(r, at, "the admin address must be on loopback: tokens are not implemented yet", "");
 }
 
@@ -415,10 +427,13 @@ static bool root_extra(struct reader *r, const char *key, yaml_node_t *value, vo
         map_read(r, value, admin_rows, ARRAY_LEN(admin_rows), &c->admin, NULL, "");
         address_check(r, value, c->admin.address, true);
     } else if (strcmp(key, "modules") == 0 && value->type == YAML_MAPPING_NODE) {
-        for (yaml_node_pair_t *p = value->data.mapping.pairs.start; p < value->data.mapping.pairs.top; p++)
-            module_read(r, yaml_document_get_node(&r->doc, p->key), yaml_document_get_node(&r->doc, p->value));
+        for (yaml_node_pair_t *p = value->data.mapping.pairs.start;
+             p < value->data.mapping.pairs.top; p++)
+            module_read(r, yaml_document_get_node(&r->doc, p->key),
+                        yaml_document_get_node(&r->doc, p->value));
     } else if ((listen || routes) && value->type == YAML_SEQUENCE_NODE) {
-        for (yaml_node_item_t *i = value->data.sequence.items.start; i < value->data.sequence.items.top; i++) {
+        for (yaml_node_item_t *i = value->data.sequence.items.start;
+             i < value->data.sequence.items.top; i++) {
             yaml_node_t *item = yaml_document_get_node(&r->doc, *i);
             if (listen)
                 map_read(r, item, NULL, 0, NULL, listen_extra, "address");
@@ -434,7 +449,8 @@ static bool root_extra(struct reader *r, const char *key, yaml_node_t *value, vo
 static void read_root(struct reader *r, yaml_node_t *root)
 {
     struct config *c = r->config;
-    map_read(r, root, root_rows, ARRAY_LEN(root_rows), c, root_extra, "listen, admin, limits, modules, routes");
+    map_read(r, root, root_rows, ARRAY_LEN(root_rows), c, root_extra,
+             "listen, admin, limits, modules, routes");
     if (!one_of(c->root.log_level, (const char *const[]){"debug", "info", "warn", "error", NULL}))
         fail(r, root, "log_level is debug, info, warn or error", "");
 }
@@ -505,7 +521,8 @@ void config_done(struct config *c)
 
 static enum err docs_section(struct buf *out, const char *title, const struct row *rows, size_t n)
 {
-    enum err e = buf_printf(out, "\n## %s\n\n| key | type | default | meaning |\n|---|---|---|---|\n", title);
+    enum err e = buf_printf(
+        out, "\n## %s\n\n| key | type | default | meaning |\n|---|---|---|---|\n", title);
     for (size_t i = 0; i < n && !e; i++)
         e = buf_printf(out, "| `%s` | %s | `%s` | %s |\n", rows[i].key, type_names[rows[i].type],
                        rows[i].def, rows[i].text);
@@ -514,11 +531,14 @@ static enum err docs_section(struct buf *out, const char *title, const struct ro
 
 enum err config_write_docs(struct buf *out)
 {
-    enum err e = buf_printf(out, "# Configuration\n\nMade by `weir docs config` from `src/tbl/config.def`.\n");
+    enum err e = buf_printf(
+        out, "# Configuration\n\nMade by `weir docs config` from `src/tbl/config.def`.\n");
     e = e ? e : docs_section(out, "Top level", root_rows, ARRAY_LEN(root_rows));
     e = e ? e : docs_section(out, "admin", admin_rows, ARRAY_LEN(admin_rows));
     e = e ? e : docs_section(out, "limits", limit_rows, ARRAY_LEN(limit_rows));
     e = e ? e : docs_section(out, "modules.NAME", module_rows, ARRAY_LEN(module_rows));
-    e = e ? e : docs_section(out, "modules.NAME.limits", module_limit_rows, ARRAY_LEN(module_limit_rows));
+    e = e ? e
+          : docs_section(out, "modules.NAME.limits", module_limit_rows,
+                         ARRAY_LEN(module_limit_rows));
     return e;
 }

@@ -11,10 +11,18 @@
 #define CFG(key, type, def, min, max, text) CONFIG_FIELD_##type key;
 #include "tbl/config.def"
 
-struct config_root { CONFIG_ROOT(CFG) };
-struct config_admin { CONFIG_ADMIN(CFG) };
-struct config_limits { CONFIG_LIMITS(CFG) };
-struct config_module_limits { CONFIG_MODULE_LIMITS(CFG) };
+struct config_root {
+    CONFIG_ROOT(CFG)
+};
+struct config_admin {
+    CONFIG_ADMIN(CFG)
+};
+struct config_limits {
+    CONFIG_LIMITS(CFG)
+};
+struct config_module_limits {
+    CONFIG_MODULE_LIMITS(CFG)
+};
 struct config_module {
     CONFIG_MODULE(CFG)
     char *name;
@@ -27,8 +35,8 @@ enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
 struct config_route {
     char *path; /* a last "*" matches the rest */
     enum route_kind kind;
-    bool echo;    /* the built-in handler */
-    int module;   /* index, -1 with a handler */
+    bool echo;  /* the built-in handler */
+    int module; /* index, -1 with a handler */
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
 };

@@ -65,7 +65,8 @@ static int real_print(char out[32], double d, bool single)
         return snprintf(out, 32, d < 0 ? "\"-Infinity\"" : "\"Infinity\"");
     for (int digits = single ? 6 : 15;; digits++) {
         int n = snprintf(out, 32, "%.*g", digits, d);
-        if (digits >= (single ? 9 : 17) || (single ? strtof(out, NULL) == (float)d : strtod(out, NULL) == d))
+        if (digits >= (single ? 9 : 17) ||
+            (single ? strtof(out, NULL) == (float)d : strtod(out, NULL) == d))
             return n;
     }
 }
@@ -109,7 +110,8 @@ void exec_finish(struct event *ev, enum err e)
         text[n++] = ']';
     }
     text[n++] = '\n';
-    http_answer(ev->gw, ev->conn, ev->ex, &(struct answer){200, "application/json", SLICE_NONE, slice_of(text, n)});
+    http_answer(ev->gw, ev->conn, ev->ex,
+                &(struct answer){200, "application/json", SLICE_NONE, slice_of(text, n)});
 }
 
 static bool reachable(struct gateway *gw, const struct guest_module *m)
@@ -121,7 +123,8 @@ static bool reachable(struct gateway *gw, const struct guest_module *m)
     return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && !has);
 }
 
-static const struct guest_function *find(struct gateway *gw, struct slice rest, struct guest_module **out)
+static const struct guest_function *find(struct gateway *gw, struct slice rest,
+                                         struct guest_module **out)
 {
     const uint8_t *slash = memchr(rest.p, '/', rest.n);
     struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
@@ -140,9 +143,11 @@ static enum err arguments(struct exchange *ex, const struct guest_function *f,
 {
     json_error_t error;
     char sig[512];
-    json_t *root = json_loadb((const char *)ex->body.p, ex->body.len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_loadb((const char *)ex->body.p, ex->body.len,
+                              JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
     if (!root) {
-        snprintf(detail, 640, "%.300s at byte %d", ex->body.len ? error.text : "the body is empty; send a JSON array",
+        snprintf(detail, 640, "%.300s at byte %d",
+                 ex->body.len ? error.text : "the body is empty; send a JSON array",
                  error.position);
         return ERR_EXEC_JSON;
     }
@@ -171,7 +176,8 @@ void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struc
         return;
     }
     if (ex->req.method == HTTP_OPTIONS) {
-        http_answer(gw, c, ex, &(struct answer){204, NULL, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE});
+        http_answer(gw, c, ex,
+                    &(struct answer){204, NULL, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE});
         return;
     }
     if (ex->req.method != HTTP_POST) {
@@ -179,7 +185,8 @@ void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struc
         return;
     }
     if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
-        http_problem(gw, c, ex, ERR_CONTENT_CODING, SLICE("Accept-Encoding: identity\r\n"), SLICE_NONE);
+        http_problem(gw, c, ex, ERR_CONTENT_CODING, SLICE("Accept-Encoding: identity\r\n"),
+                     SLICE_NONE);
         return;
     }
     enum err e = arguments(ex, f, values, detail);

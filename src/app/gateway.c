@@ -58,8 +58,8 @@ void http_answer(struct gateway *gw, struct conn *c, struct exchange *ex, const 
     bool keep = parsed && ex->req.keep_alive && ex->answered && !gw->draining;
     bool is_head = parsed && ex->req.method == HTTP_HEAD;
     bool no_body = a->status == 204 || a->status == 304;
-    int n = snprintf(head, sizeof(head), "HTTP/1.1 %u %s\r\nDate: %s\r\n", a->status, http_status_text(a->status),
-                     date_text(gw));
+    int n = snprintf(head, sizeof(head), "HTTP/1.1 %u %s\r\nDate: %s\r\n", a->status,
+                     http_status_text(a->status), date_text(gw));
     if (a->type)
         n += snprintf(head + n, sizeof(head) - (size_t)n, "Content-Type: %s\r\n", a->type);
     if (!no_body)
@@ -100,9 +100,12 @@ void http_problem(struct gateway *gw, struct conn *c, struct exchange *ex, enum 
     unsigned status = err_http_status(err);
     buf_init(&body, 8192);
     metrics.errors_total[err]++;
-    enum err e = buf_printf(&body, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"code\":\"%s\",\"detail\":",
-                            http_status_text(status), status, err_name(err));
-    struct slice text = detail.n ? slice_of(detail.p, MIN(detail.n, (size_t)1024)) : slice_str(err_text(err));
+    enum err e = buf_printf(
+        &body,
+        "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"code\":\"%s\",\"detail\":",
+        http_status_text(status), status, err_name(err));
+    struct slice text = detail.n ? slice_of(detail.p, MIN(detail.n, (size_t)1024))
+                                 : slice_str(err_text(err));
     e = e ? e : json_text(&body, text);
     e = e ? e : buf_append(&body, SLICE("}\n"));
     if (log_begin(LOG_request_refused)) {
@@ -110,7 +113,8 @@ void http_problem(struct gateway *gw, struct conn *c, struct exchange *ex, enum 
         log_number("status", status);
         log_end();
     }
-    http_answer(gw, c, ex, &(struct answer){status, "application/problem+json", fields, buf_slice(&body)});
+    http_answer(gw, c, ex,
+                &(struct answer){status, "application/problem+json", fields, buf_slice(&body)});
     buf_done(&body);
 }
 
@@ -124,7 +128,8 @@ static size_t refuse(struct gateway *gw, struct conn *c, enum err e, size_t n)
     return n;
 }
 
-static const struct config_route *route_find(struct gateway *gw, struct slice path, enum route_kind kind)
+static const struct config_route *route_find(struct gateway *gw, struct slice path,
+                                             enum route_kind kind)
 {
     const struct config_route *best = NULL;
     size_t best_n = 0;
@@ -132,7 +137,8 @@ static const struct config_route *route_find(struct gateway *gw, struct slice pa
         const struct config_route *r = &gw->config.routes[i];
         size_t n = strlen(r->path);
         bool star = r->path[n - 1] == '*';
-        bool fits = star ? path.n >= n && memcmp(path.p, r->path, n - 1) == 0 : slice_eq(slice_str(r->path), path);
+        bool fits = star ? path.n >= n && memcmp(path.p, r->path, n - 1) == 0
+                         : slice_eq(slice_str(r->path), path);
         if (r->kind == kind && fits && (!best || n + !star > best_n)) {
             best = r;
             best_n = n + !star;
@@ -141,7 +147,8 @@ static const struct config_route *route_find(struct gateway *gw, struct slice pa
     return best;
 }
 
-static void answer_text(struct gateway *gw, struct conn *c, unsigned status, const char *type, struct slice body)
+static void answer_text(struct gateway *gw, struct conn *c, unsigned status, const char *type,
+                        struct slice body)
 {
     http_answer(gw, c, c->detail, &(struct answer){status, type, SLICE_NONE, body});
 }
@@ -153,7 +160,8 @@ static bool admin_host(struct slice host)
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         size_t n = strlen(names[i]);
-        if (host.n >= n && slice_eq_nocase(slice_of(host.p, n), slice_str(names[i])) && (host.n == n || host.p[n] == ':'))
+        if (host.n >= n && slice_eq_nocase(slice_of(host.p, n), slice_str(names[i])) &&
+            (host.n == n || host.p[n] == ':'))
             return true;
     }
     return false;
@@ -170,7 +178,8 @@ static void admin_request(struct gateway *gw, struct conn *c, struct exchange *e
         answer_text(gw, c, 200, "text/plain", SLICE("ok\n"));
     } else if (slice_eq(path, SLICE("/readyz"))) {
         bool ready = gw->ready && !gw->draining;
-        answer_text(gw, c, ready ? 200 : 503, "text/plain", ready ? SLICE("ready\n") : SLICE("not ready\n"));
+        answer_text(gw, c, ready ? 200 : 503, "text/plain",
+                    ready ? SLICE("ready\n") : SLICE("not ready\n"));
     } else if (slice_eq(path, SLICE("/metrics"))) {
         struct buf out;
         buf_init(&out, 1 << 20);
@@ -228,7 +237,8 @@ static void request(struct gateway *gw, struct conn *c, struct exchange *ex)
     }
 }
 
-static size_t body_input(struct gateway *gw, struct conn *c, struct exchange *ex, uint8_t *p, size_t n)
+static size_t body_input(struct gateway *gw, struct conn *c, struct exchange *ex, uint8_t *p,
+                         size_t n)
 {
     size_t took = n;
     bool whole;
@@ -254,7 +264,8 @@ static size_t http_input(struct net *net, struct conn *c, uint8_t *p, size_t n)
 {
     struct gateway *gw = gateway_of(net);
     struct exchange *ex = c->detail;
-    struct http_limits limits = {(uint32_t)gw->config.limits.head, (uint32_t)gw->config.limits.target};
+    struct http_limits limits = {(uint32_t)gw->config.limits.head,
+                                 (uint32_t)gw->config.limits.target};
     if (!ex && !(ex = exchange_new(gw, c))) {
         conn_close(net, c, CLOSE_NO_MEMORY);
         return n;
@@ -325,8 +336,10 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
     (void)generation, (void)ready;
     struct gateway *gw = arg;
     struct listener *l = &gw->listeners[slot];
-    static const struct slice full = {(const uint8_t *)"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                                                       "Connection: close\r\nContent-Length: 0\r\n\r\n", 89};
+    static const struct slice full = {
+        (const uint8_t *)"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                         "Connection: close\r\nContent-Length: 0\r\n\r\n",
+        89};
     for (int i = 0; i < ACCEPT_BATCH && !l->paused; i++) {
         int fd = sys_accept(l->fd);
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM) {
@@ -356,7 +369,8 @@ static void listener_timer(void *arg, struct timer *t)
     struct gateway *gw = arg;
     struct listener *l = CONTAINER_OF(t, struct listener, timer);
     l->paused = false;
-    sys_poller_change(gw->loop.poller, l->fd, SYS_IN, loop_data(LOOP_LISTENER, (uint32_t)(l - gw->listeners), 0));
+    sys_poller_change(gw->loop.poller, l->fd, SYS_IN,
+                      loop_data(LOOP_LISTENER, (uint32_t)(l - gw->listeners), 0));
 }
 
 static enum err listener_open(struct gateway *gw, const char *address, uint8_t protocol)
@@ -388,7 +402,8 @@ static enum err listener_open(struct gateway *gw, const char *address, uint8_t p
 enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
-    struct net_limits limits = {(uint32_t)l->connections, (uint32_t)l->send_queue, (uint32_t)l->close_timeout};
+    struct net_limits limits = {(uint32_t)l->connections, (uint32_t)l->send_queue,
+                                (uint32_t)l->close_timeout};
     enum err e = loop_init(&gw->loop);
     if (e)
         return e;
@@ -397,7 +412,8 @@ enum err gateway_init(struct gateway *gw)
     loop_phase(&gw->loop, events_retry, gw);
     e = net_init(&gw->net, &gw->loop, &limits);
     gw->net.app = gw;
-    gw->net.protocols[PROTOCOL_HTTP] = (struct conn_protocol){http_input, http_timeout, http_closed};
+    gw->net.protocols[PROTOCOL_HTTP] = (struct conn_protocol){http_input, http_timeout,
+                                                              http_closed};
     gw->net.protocols[PROTOCOL_ADMIN] = gw->net.protocols[PROTOCOL_HTTP];
     gw->net.protocols[PROTOCOL_WS] = (struct conn_protocol){ws_input, ws_timeout, ws_closed};
     loop_on(&gw->loop, LOOP_LISTENER, listener_ready, listener_timer, gw);

@@ -50,7 +50,7 @@ struct exchange {
 struct event {
     struct guest_call call;
     struct gateway *gw;
-    struct conn *conn; /* held */
+    struct conn *conn;      /* held */
     enum guest_export kind; /* GUEST_EXPORTS: exec */
     const struct guest_function *function;
     struct exchange *ex;
@@ -68,7 +68,7 @@ void gateway_done(struct gateway *gw);
 /* gateway.c */
 struct answer {
     unsigned status;
-    const char *type; /* Content-Type or NULL */
+    const char *type;    /* Content-Type or NULL */
     struct slice fields; /* further field lines, each with CR LF */
     struct slice body;
 };

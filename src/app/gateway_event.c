@@ -87,7 +87,8 @@ static int32_t op_attachment_set(struct guest_call *call, struct slice data)
     return effects_add(&ev->fx, EFFECT_ATTACH, conn_id(ev->conn), 0, data, SLICE_NONE) ? LIMIT : 0;
 }
 
-static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p, uint32_t cap)
+static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p,
+                          uint32_t cap)
 {
     struct event *ev = event_of(call);
     struct exchange *ex = ev->ex;
@@ -110,7 +111,9 @@ static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice 
     case 4: /* the field lines as they came */
         if (!r->n_fields)
             return 0;
-        return copy_out(slice_of(base + r->fields[0].name.off, r->head_len - r->fields[0].name.off - 2u), p, cap);
+        return copy_out(
+            slice_of(base + r->fields[0].name.off, r->head_len - r->fields[0].name.off - 2u), p,
+            cap);
     case 5:
         if (ev->conn->fd < 0 || sys_peer(ev->conn->fd, &peer) < 0)
             return ABSENT;
@@ -148,8 +151,9 @@ static int32_t op_resp_status(struct guest_call *call, uint32_t code)
 /* The gateway frames the message itself: what would frame it otherwise is refused. */
 static bool field_allowed(struct slice n, struct slice v)
 {
-    static const char *const own[] = {"content-length", "transfer-encoding", "connection", "date",
-                                      "upgrade", "sec-websocket-accept", "sec-websocket-extensions"};
+    static const char *const own[] = {
+        "content-length",       "transfer-encoding",       "connection", "date", "upgrade",
+        "sec-websocket-accept", "sec-websocket-extensions"};
     for (size_t i = 0; i < ARRAY_LEN(own); i++)
         if (slice_eq_nocase(n, slice_str(own[i])))
             return false;
@@ -213,8 +217,9 @@ static void op_failed(struct guest_call *call, enum err e, struct slice text)
 }
 
 const struct guest_ops gateway_ops = {
-    op_msg_read, op_ws_send, op_ws_close, op_attachment_get, op_attachment_set, op_req_get,
-    op_req_body, op_resp_status, op_resp_header, op_resp_write, op_log, op_failed};
+    op_msg_read,       op_ws_send,    op_ws_close, op_attachment_get,
+    op_attachment_set, op_req_get,    op_req_body, op_resp_status,
+    op_resp_header,    op_resp_write, op_log,      op_failed};
 
 static void apply(void *arg, const struct effect *e, struct slice bytes)
 {
@@ -242,7 +247,8 @@ static void apply(void *arg, const struct effect *e, struct slice bytes)
 static void finish_http(struct event *ev, enum err e)
 {
     int32_t status = (int32_t)ev->call.frame.values[0].bits;
-    struct answer a = {ev->fx.status ? ev->fx.status : 200, NULL, buf_slice(&ev->fx.head), buf_slice(&ev->fx.body)};
+    struct answer a = {ev->fx.status ? ev->fx.status : 200, NULL, buf_slice(&ev->fx.head),
+                       buf_slice(&ev->fx.body)};
     if (e) {
         http_problem(ev->gw, ev->conn, ev->ex, e, SLICE_NONE, buf_slice(&ev->copy));
         return;
@@ -265,7 +271,8 @@ static void finish_handshake(struct event *ev, enum err e)
         ws_accept(ev->gw, ev->conn, ev->ex, buf_slice(&ev->fx.head));
     else
         http_answer(ev->gw, ev->conn, ev->ex,
-                    &(struct answer){status >= 200 && status < 600 ? (unsigned)status : 500, NULL, SLICE_NONE, SLICE_NONE});
+                    &(struct answer){status >= 200 && status < 600 ? (unsigned)status : 500, NULL,
+                                     SLICE_NONE, SLICE_NONE});
 }
 
 static void finish_ws(struct event *ev, enum err e)
@@ -343,7 +350,8 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->call.entry = entry;
     ev->call.done = done;
     ev->call.frame.n_args = 0;
-    ev->call.frame.n_results = kind == GUEST_ON_HTTP || kind == GUEST_ON_WS_HANDSHAKE || kind == GUEST_ON_WS_MESSAGE;
+    ev->call.frame.n_results = kind == GUEST_ON_HTTP || kind == GUEST_ON_WS_HANDSHAKE ||
+                               kind == GUEST_ON_WS_MESSAGE;
     c->holds++;
     return ev;
 }

@@ -137,7 +137,8 @@ void ws_closed(struct net *net, struct conn *c)
         log_number("close_code", c->close_code);
         log_end();
     }
-    const struct weir_entry *entry = m && c->flags & WS_OPENED ? m->exports[GUEST_ON_WS_CLOSE] : NULL;
+    const struct weir_entry *entry = m && c->flags & WS_OPENED ? m->exports[GUEST_ON_WS_CLOSE]
+                                                               : NULL;
     struct event *ev = entry ? event_new(gw, c, GUEST_ON_WS_CLOSE, m, entry) : NULL;
     if (!ev) {
         attachment_free(c);
@@ -157,10 +158,14 @@ void ws_accept(struct gateway *gw, struct conn *c, struct exchange *ex, struct s
     struct slice offered = http_field_get(&ex->req, ex->head.p, SLICE("sec-websocket-protocol"));
     ws_accept_key(http_field_get(&ex->req, ex->head.p, SLICE("sec-websocket-key")), accept);
     for (uint32_t i = 0; i < route->n_subprotocols && !protocol[0]; i++)
-        if (strlen(route->subprotocols[i]) < 100 && ws_protocol_offered(offered, slice_str(route->subprotocols[i])))
-            snprintf(protocol, sizeof(protocol), "Sec-WebSocket-Protocol: %s\r\n", route->subprotocols[i]);
-    int n = snprintf(head, sizeof(head), "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                     "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n", accept);
+        if (strlen(route->subprotocols[i]) < 100 &&
+            ws_protocol_offered(offered, slice_str(route->subprotocols[i])))
+            snprintf(protocol, sizeof(protocol), "Sec-WebSocket-Protocol: %s\r\n",
+                     route->subprotocols[i]);
+    int n = snprintf(head, sizeof(head),
+                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                     "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n",
+                     accept);
     uint16_t at = (uint16_t)(route - gw->config.routes);
     struct guest_module *m = route->module < 0 ? NULL : &gw->modules[route->module];
     bool ok = conn_write(&gw->net, c, slice_of(head, (size_t)n), slice_str(protocol)) &&
@@ -203,14 +208,17 @@ void ws_upgrade(struct gateway *gw, struct conn *c, struct exchange *ex)
     struct slice origin = http_field_get(&ex->req, base, SLICE("origin"));
     struct slice version = http_field_get(&ex->req, base, SLICE("sec-websocket-version"));
     enum err e = ERR_NONE;
-    if (ex->req.method != HTTP_GET || !ws_key_valid(http_field_get(&ex->req, base, SLICE("sec-websocket-key"))))
+    if (ex->req.method != HTTP_GET ||
+        !ws_key_valid(http_field_get(&ex->req, base, SLICE("sec-websocket-key"))))
         e = ERR_WS_HANDSHAKE;
     if (!slice_eq(version, SLICE("13")))
         e = ERR_WS_VERSION;
-    else if (!e && origin.p && !ws_origin_allowed((const char *const *)route->origins, route->n_origins, origin))
+    else if (!e && origin.p &&
+             !ws_origin_allowed((const char *const *)route->origins, route->n_origins, origin))
         e = ERR_WS_ORIGIN;
     if (e) {
-        http_problem(gw, c, ex, e, e == ERR_WS_VERSION ? SLICE("Sec-WebSocket-Version: 13\r\n") : SLICE_NONE,
+        http_problem(gw, c, ex, e,
+                     e == ERR_WS_VERSION ? SLICE("Sec-WebSocket-Version: 13\r\n") : SLICE_NONE,
                      SLICE_NONE);
         return;
     }
@@ -219,7 +227,8 @@ void ws_upgrade(struct gateway *gw, struct conn *c, struct exchange *ex)
         ws_accept(gw, c, ex, SLICE_NONE);
         return;
     }
-    struct event *ev = event_new(gw, c, GUEST_ON_WS_HANDSHAKE, m, m->exports[GUEST_ON_WS_HANDSHAKE]);
+    struct event *ev = event_new(gw, c, GUEST_ON_WS_HANDSHAKE, m,
+                                 m->exports[GUEST_ON_WS_HANDSHAKE]);
     if (!ev) {
         http_problem(gw, c, ex, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
         return;

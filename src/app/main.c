@@ -80,7 +80,8 @@ static enum err compile(const struct config_module *m, const char *out, struct b
     pid_t pid = fork();
     if (pid == 0) {
         execl(weirc, "weirc", m->path, "-o", out, "--engine", m->engine, (char *)NULL);
-        fprintf(stderr, "%s: %s; build it with make build, or give a .cwasm\n", weirc, strerror(errno));
+        fprintf(stderr, "%s: %s; build it with make build, or give a .cwasm\n", weirc,
+                strerror(errno));
         _exit(127);
     }
     int status;
@@ -101,7 +102,8 @@ static enum err artifact(const struct config *c, const struct config_module *m, 
     if (!ends_with(m->path, ".cwasm")) {
         enum err e = sys_file_read(m->path, MODULE_MAX, &wasm);
         if (e) {
-            enum err p = buf_printf(why, "%s: %s", m->path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
+            enum err p = buf_printf(why, "%s: %s", m->path,
+                                    e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
             return p ? p : e;
         }
         cache_key(wasm, m->engine, key);
@@ -159,7 +161,8 @@ static enum err modules_load(struct gateway *gw, const char *file)
         buf_init(&why, 8192);
         enum err e = module_try(gw, i, false, &why);
         /* A cached artifact that does not fit any more is made anew, once. */
-        if (e == ERR_MODULE_REFUSED && !ends_with(m->path, ".cwasm") && memmem(why.p, why.len, "compiled", 8)) {
+        if (e == ERR_MODULE_REFUSED && !ends_with(m->path, ".cwasm") &&
+            memmem(why.p, why.len, "compiled", 8)) {
             if (log_begin(LOG_module_stale)) {
                 log_text("module", slice_str(m->name));
                 log_text("detail", buf_slice(&why));
@@ -170,7 +173,8 @@ static enum err modules_load(struct gateway *gw, const char *file)
         }
         if (e) {
             failed = e;
-            fprintf(stderr, "%s:%u: module %s: %.*s\n", file, m->line, m->name, (int)why.len, why.p ? (char *)why.p : "");
+            fprintf(stderr, "%s:%u: module %s: %.*s\n", file, m->line, m->name, (int)why.len,
+                    why.p ? (char *)why.p : "");
         } else if (log_begin(LOG_module_loaded)) {
             log_text("module", slice_str(m->name));
             log_text("engine", slice_str(m->engine));
@@ -203,7 +207,9 @@ static enum err load(struct gateway *gw, const char *file)
             log_open(2, (enum log_level)i);
     struct guest_limits limits = {.slots = (uint32_t)gw->config.limits.guests,
                                   .queue = (uint32_t)gw->config.limits.guest_queue,
-                                  .memory_max = 65536, .slice_ms = 1, .iteration_ms = 2};
+                                  .memory_max = 65536,
+                                  .slice_ms = 1,
+                                  .iteration_ms = 2};
     for (uint32_t i = 0; i < gw->config.n_modules; i++)
         limits.memory_max = MAX(limits.memory_max, (uint32_t)gw->config.modules[i].limits.memory);
     e = guests_init(&gw->guests, &limits, &gateway_ops, NULL);

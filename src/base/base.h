@@ -51,7 +51,7 @@ static inline bool slice_eq_nocase(struct slice a, struct slice b)
 }
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define MUST_USE __attribute__((warn_unused_result))
@@ -59,10 +59,10 @@ static inline bool slice_eq_nocase(struct slice a, struct slice b)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 /* Programmers' errors only, and so kept in release builds: no peer, guest or file can trip one. */
-#define ASSERT(cond)                                                                              \
-    do {                                                                                          \
-        if (UNLIKELY(!(cond)))                                                                    \
-            assert_failed(#cond, __FILE__, __LINE__);                                             \
+#define ASSERT(cond)                                                                               \
+    do {                                                                                           \
+        if (UNLIKELY(!(cond)))                                                                     \
+            assert_failed(#cond, __FILE__, __LINE__);                                              \
     } while (0)
 
 _Noreturn void assert_failed(const char *cond, const char *file, int line);

@@ -20,7 +20,7 @@ void buf_done(struct buf *b); /* frees; usable again with the same max */
 /* Room for n more bytes at p + len. ERR_LIMIT past max, ERR_NO_MEMORY. */
 enum err buf_reserve(struct buf *b, size_t n) MUST_USE;
 enum err buf_append(struct buf *b, struct slice s) MUST_USE;
-void buf_consume(struct buf *b, size_t n); /* drops n bytes from the front */
+void buf_consume(struct buf *b, size_t n);    /* drops n bytes from the front */
 void buf_clear(struct buf *b, uint32_t keep); /* empties; frees what is larger than keep bytes */
 
 /* printf at the end; ERR_LIMIT and nothing written where it does not fit. */

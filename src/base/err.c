@@ -36,7 +36,9 @@ uint16_t err_close_code(enum err e)
 
 _Noreturn void assert_failed(const char *cond, const char *file, int line)
 {
-    fprintf(stderr, "{\"level\":\"fatal\",\"event\":\"assert\",\"condition\":\"%s\","
-                    "\"file\":\"%s\",\"line\":%d}\n", cond, file, line);
+    fprintf(stderr,
+            "{\"level\":\"fatal\",\"event\":\"assert\",\"condition\":\"%s\","
+            "\"file\":\"%s\",\"line\":%d}\n",
+            cond, file, line);
     abort();
 }

@@ -12,9 +12,9 @@ enum err {
     ERR_COUNT
 };
 
-const char *err_name(enum err e);        /* "HTTP_HOST" */
-const char *err_text(enum err e);        /* one line, lower case, no full stop */
-uint16_t err_http_status(enum err e);    /* RFC 9110 15 */
-uint16_t err_close_code(enum err e);     /* RFC 6455 7.4 */
+const char *err_name(enum err e);     /* "HTTP_HOST" */
+const char *err_text(enum err e);     /* one line, lower case, no full stop */
+uint16_t err_http_status(enum err e); /* RFC 9110 15 */
+uint16_t err_close_code(enum err e);  /* RFC 6455 7.4 */
 
 #endif

@@ -60,7 +60,7 @@ static const struct row {
 #define COUNTER(name, help) {#name, help, NULL, KIND_COUNTER, &metrics.name, 1, NULL},
 #define GAUGE(name, help) {#name, help, NULL, KIND_GAUGE, &metrics.name, 1, NULL},
 #define GAUGE_NS(name, help) {#name, help, NULL, KIND_GAUGE_NS, &metrics.name, 1, NULL},
-#define FAMILY(name, label, table, help)                                                          \
+#define FAMILY(name, label, table, help)                                                           \
     {#name, help, #label, KIND_FAMILY, metrics.name, METRICS_TABLE_##table, label_##table},
 #include "tbl/metrics.def"
 #undef COUNTER

@@ -18,7 +18,8 @@ static uint32_t chunks_of(uint32_t items)
 
 static struct pool_slot *slot_at(const struct pool *p, uint32_t i)
 {
-    return (struct pool_slot *)(p->chunks[i / POOL_CHUNK] + (size_t)(i % POOL_CHUNK) * p->item_size);
+    return (struct pool_slot *)(p->chunks[i / POOL_CHUNK] +
+                                (size_t)(i % POOL_CHUNK) * p->item_size);
 }
 
 void pool_init(struct pool *p, uint32_t item_size, uint32_t max)

@@ -6,8 +6,8 @@
 #include "base/base.h"
 
 struct utf8 {
-    uint8_t need;       /* continuation bytes still to come */
-    uint8_t low, high;  /* bounds of the next one */
+    uint8_t need;      /* continuation bytes still to come */
+    uint8_t low, high; /* bounds of the next one */
 };
 
 bool utf8_feed(struct utf8 *u, const uint8_t *p, size_t n); /* a zeroed state is a fresh one */

@@ -36,14 +36,19 @@ struct guest_ops {
 };
 
 struct guest_limits {
-    uint32_t slots, queue;            /* calls at one time; calls that wait */
-    uint32_t memory_max;              /* the largest of all modules, bytes */
-    uint32_t slice_ms, iteration_ms;  /* a guest's slice; all guests' time an iteration */
+    uint32_t slots, queue;           /* calls at one time; calls that wait */
+    uint32_t memory_max;             /* the largest of all modules, bytes */
+    uint32_t slice_ms, iteration_ms; /* a guest's slice; all guests' time an iteration */
 };
 
 enum guest_export { /* exports with a meaning, in this order */
-    GUEST_ON_HTTP, GUEST_ON_WS_HANDSHAKE, GUEST_ON_WS_OPEN, GUEST_ON_WS_MESSAGE,
-    GUEST_ON_WS_DRAIN, GUEST_ON_WS_CLOSE, GUEST_EXPORTS
+                    GUEST_ON_HTTP,
+                    GUEST_ON_WS_HANDSHAKE,
+                    GUEST_ON_WS_OPEN,
+                    GUEST_ON_WS_MESSAGE,
+                    GUEST_ON_WS_DRAIN,
+                    GUEST_ON_WS_CLOSE,
+                    GUEST_EXPORTS
 };
 
 struct guest_function { /* an export that /api/exec may call */

@@ -13,7 +13,8 @@ struct slice guest_memory(struct guest_call *c, wasmtime_caller_t *caller)
         memory = c->frame.memory;
     } else {
         wasmtime_extern_t x;
-        if (!wasmtime_caller_export_get(caller, "memory", 6, &x) || x.kind != WASMTIME_EXTERN_MEMORY)
+        if (!wasmtime_caller_export_get(caller, "memory", 6, &x) ||
+            x.kind != WASMTIME_EXTERN_MEMORY)
             return SLICE_NONE;
         memory = x.of.memory;
     }
@@ -56,38 +57,37 @@ static struct host_args host_enter(wasmtime_caller_t *caller, wasmtime_val_raw_t
 
 /* HOST(name, parameters as i and l, the call): every function returns an i32. The pointers are
  * looked at before the call, so that one outside of memory traps and does nothing. */
-#define HOST_FUNCTIONS(HOST)                                                                      \
-    HOST(msg_read, "ii", (range(&a, U32(0), U32(1)), !a.outside),                                 \
-         a.ops->msg_read(a.call, OUT(0)))                                                         \
-    HOST(ws_send, "liii", (bytes_at(&a, 2), !a.outside),                                          \
-         a.ops->ws_send(a.call, (uint64_t)a.v[0].i64, U32(1), bytes_at(&a, 2)))                   \
-    HOST(ws_close, "liii", (bytes_at(&a, 2), !a.outside),                                         \
-         a.ops->ws_close(a.call, (uint64_t)a.v[0].i64, U32(1), bytes_at(&a, 2)))                  \
-    HOST(ws_attachment_get, "lii", (range(&a, U32(1), U32(2)), !a.outside),                       \
-         a.ops->attachment_get(a.call, (uint64_t)a.v[0].i64, OUT(1)))                             \
-    HOST(ws_attachment_set, "ii", (bytes_at(&a, 0), !a.outside),                                  \
-         a.ops->attachment_set(a.call, bytes_at(&a, 0)))                                          \
-    HOST(req_get, "iiiii", (bytes_at(&a, 1), range(&a, U32(3), U32(4)), !a.outside),              \
-         a.ops->req_get(a.call, U32(0), bytes_at(&a, 1), OUT(3)))                                 \
-    HOST(req_body, "iii", (range(&a, U32(1), U32(2)), !a.outside),                                \
-         a.ops->req_body(a.call, U32(0), OUT(1)))                                                 \
-    HOST(resp_status, "i", true, a.ops->resp_status(a.call, U32(0)))                              \
-    HOST(resp_header, "iiii", (bytes_at(&a, 0), bytes_at(&a, 2), !a.outside),                     \
-         a.ops->resp_header(a.call, bytes_at(&a, 0), bytes_at(&a, 2)))                            \
-    HOST(resp_write, "ii", (bytes_at(&a, 0), !a.outside),                                         \
-         a.ops->resp_write(a.call, bytes_at(&a, 0)))                                              \
+#define HOST_FUNCTIONS(HOST)                                                                       \
+    HOST(msg_read, "ii", (range(&a, U32(0), U32(1)), !a.outside), a.ops->msg_read(a.call, OUT(0))) \
+    HOST(ws_send, "liii", (bytes_at(&a, 2), !a.outside),                                           \
+         a.ops->ws_send(a.call, (uint64_t)a.v[0].i64, U32(1), bytes_at(&a, 2)))                    \
+    HOST(ws_close, "liii", (bytes_at(&a, 2), !a.outside),                                          \
+         a.ops->ws_close(a.call, (uint64_t)a.v[0].i64, U32(1), bytes_at(&a, 2)))                   \
+    HOST(ws_attachment_get, "lii", (range(&a, U32(1), U32(2)), !a.outside),                        \
+         a.ops->attachment_get(a.call, (uint64_t)a.v[0].i64, OUT(1)))                              \
+    HOST(ws_attachment_set, "ii", (bytes_at(&a, 0), !a.outside),                                   \
+         a.ops->attachment_set(a.call, bytes_at(&a, 0)))                                           \
+    HOST(req_get, "iiiii", (bytes_at(&a, 1), range(&a, U32(3), U32(4)), !a.outside),               \
+         a.ops->req_get(a.call, U32(0), bytes_at(&a, 1), OUT(3)))                                  \
+    HOST(req_body, "iii", (range(&a, U32(1), U32(2)), !a.outside),                                 \
+         a.ops->req_body(a.call, U32(0), OUT(1)))                                                  \
+    HOST(resp_status, "i", true, a.ops->resp_status(a.call, U32(0)))                               \
+    HOST(resp_header, "iiii", (bytes_at(&a, 0), bytes_at(&a, 2), !a.outside),                      \
+         a.ops->resp_header(a.call, bytes_at(&a, 0), bytes_at(&a, 2)))                             \
+    HOST(resp_write, "ii", (bytes_at(&a, 0), !a.outside),                                          \
+         a.ops->resp_write(a.call, bytes_at(&a, 0)))                                               \
     HOST(log, "iii", (bytes_at(&a, 1), !a.outside), a.ops->log(a.call, U32(0), bytes_at(&a, 1)))
 
-#define HOST(name, params, check, action)                                                         \
-    static wasm_trap_t *host_##name(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v,  \
-                                    size_t n)                                                     \
-    {                                                                                             \
-        (void)env, (void)n;                                                                       \
-        struct host_args a = host_enter(caller, v);                                               \
-        if (!(check))                                                                             \
-            return wasmtime_trap_new_code(WASMTIME_TRAP_CODE_MEMORY_OUT_OF_BOUNDS);               \
-        v[0].i32 = action;                                                                        \
-        return NULL;                                                                              \
+#define HOST(name, params, check, action)                                                          \
+    static wasm_trap_t *host_##name(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v,   \
+                                    size_t n)                                                      \
+    {                                                                                              \
+        (void)env, (void)n;                                                                        \
+        struct host_args a = host_enter(caller, v);                                                \
+        if (!(check))                                                                              \
+            return wasmtime_trap_new_code(WASMTIME_TRAP_CODE_MEMORY_OUT_OF_BOUNDS);                \
+        v[0].i32 = action;                                                                         \
+        return NULL;                                                                               \
     }
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-value"

@@ -157,8 +157,8 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
         weir_text_delete(text);
         return e;
     }
-    wasmtime_error_t *error =
-        wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module, &m->pre);
+    wasmtime_error_t *error = wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module,
+                                                              &m->pre);
     e = error ? refuse_error(why, error) : exports_take(m, why);
     if (e)
         guest_unload(m);

@@ -46,7 +46,7 @@ static struct http_result scan(const uint8_t *p, size_t n, size_t start, size_t 
 static const struct {
     const char *name;
     uint8_t len;
-} methods[HTTP_METHOD_COUNT] = {{"GET", 3}, {"HEAD", 4}, {"POST", 4}, {"PUT", 3},
+} methods[HTTP_METHOD_COUNT] = {{"GET", 3},    {"HEAD", 4},    {"POST", 4}, {"PUT", 3},
                                 {"DELETE", 6}, {"OPTIONS", 7}, {"PATCH", 5}};
 
 const char *http_method_name(enum http_method m)
@@ -219,7 +219,9 @@ static enum err take_coding(struct slice v, struct http_request *r)
         return ERR_HTTP_CODING_UNKNOWN;
     if (n != 1)
         return slice_eq_nocase(slice_of(v.p + v.n - MIN(v.n, (size_t)7), MIN(v.n, (size_t)7)),
-                               SLICE("chunked")) ? ERR_HTTP_CODING_UNKNOWN : ERR_HTTP_CODING;
+                               SLICE("chunked"))
+                   ? ERR_HTTP_CODING_UNKNOWN
+                   : ERR_HTTP_CODING;
     r->chunked = true;
     return ERR_NONE;
 }
@@ -323,17 +325,37 @@ const char *http_status_text(unsigned status)
     static const struct {
         unsigned status;
         const char *text;
-    } rows[] = {{100, "Continue"}, {101, "Switching Protocols"}, {200, "OK"}, {201, "Created"},
-                {202, "Accepted"}, {204, "No Content"}, {301, "Moved Permanently"}, {302, "Found"},
-                {303, "See Other"}, {304, "Not Modified"}, {307, "Temporary Redirect"},
-                {308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"},
-                {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
-                {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"},
-                {414, "URI Too Long"}, {415, "Unsupported Media Type"},
-                {417, "Expectation Failed"}, {422, "Unprocessable Content"},
-                {426, "Upgrade Required"}, {429, "Too Many Requests"},
-                {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"},
-                {501, "Not Implemented"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"},
+    } rows[] = {{100, "Continue"},
+                {101, "Switching Protocols"},
+                {200, "OK"},
+                {201, "Created"},
+                {202, "Accepted"},
+                {204, "No Content"},
+                {301, "Moved Permanently"},
+                {302, "Found"},
+                {303, "See Other"},
+                {304, "Not Modified"},
+                {307, "Temporary Redirect"},
+                {308, "Permanent Redirect"},
+                {400, "Bad Request"},
+                {401, "Unauthorized"},
+                {403, "Forbidden"},
+                {404, "Not Found"},
+                {405, "Method Not Allowed"},
+                {408, "Request Timeout"},
+                {409, "Conflict"},
+                {413, "Content Too Large"},
+                {414, "URI Too Long"},
+                {415, "Unsupported Media Type"},
+                {417, "Expectation Failed"},
+                {422, "Unprocessable Content"},
+                {426, "Upgrade Required"},
+                {429, "Too Many Requests"},
+                {431, "Request Header Fields Too Large"},
+                {500, "Internal Server Error"},
+                {501, "Not Implemented"},
+                {503, "Service Unavailable"},
+                {504, "Gateway Timeout"},
                 {505, "HTTP Version Not Supported"}};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         if (rows[i].status == status)
@@ -341,8 +363,19 @@ const char *http_status_text(unsigned status)
     return "Status";
 }
 
-enum chunk_state { SIZE_FIRST, SIZE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER,
-                   TRAILER_LINE, TRAILER_LF, LAST_LF };
+enum chunk_state {
+    SIZE_FIRST,
+    SIZE,
+    EXTENSION,
+    SIZE_LF,
+    DATA,
+    DATA_CR,
+    DATA_LF,
+    TRAILER,
+    TRAILER_LINE,
+    TRAILER_LF,
+    LAST_LF
+};
 enum { EXTENSION_MAX = 256, TRAILER_MAX = 4096 };
 
 void http_chunked_init(struct http_chunked *c)

@@ -16,8 +16,8 @@ struct effect {
 };
 
 struct effects {
-    struct buf list;  /* of struct effect */
-    struct buf bytes; /* their frames, reasons and attachments */
+    struct buf list;       /* of struct effect */
+    struct buf bytes;      /* their frames, reasons and attachments */
     struct buf head, body; /* resp_header, resp_write */
     uint16_t status;
 };

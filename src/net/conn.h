@@ -3,7 +3,8 @@
  *   net_accept            conn_shutdown (flush, then)         reap
  *  ----------> OPEN -----------------------> LINGER ---+
  *               |  conn_close                          | conn_close
- *               +--------------> CLOSED <--------------+ ----------> slot free once nothing holds it
+ *               +--------------> CLOSED <--------------+ ----------> slot free once nothing holds
+ * it
  *
  * The pool owns a connection; a connection owns its descriptor and buffers. Whoever outlives a
  * callback keeps conn_id(), never a pointer. An idle connection holds no buffer: input arrives in
@@ -35,9 +36,9 @@ struct conn {
     int fd;
     uint8_t state, protocol, timer_of, close_reason;
     bool paused, unpolled, peer_ended, linked; /* linked: in the closing or resume list */
-    uint8_t flags;           /* the protocol's */
-    uint8_t holds;           /* events that still name it */
-    bool reaped; /* closed() was called */
+    uint8_t flags;                             /* the protocol's */
+    uint8_t holds;                             /* events that still name it */
+    bool reaped;                               /* closed() was called */
     uint16_t route;
     uint16_t close_code; /* WebSocket: as received or sent */
     uint32_t link;       /* next of that list */
@@ -74,7 +75,7 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol); /* takes fd; 
 bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b);
 void conn_cork(struct net *net, struct conn *c); /* NULL: flush and end */
 void conn_pause(struct net *net, struct conn *c);
-void conn_resume(struct net *net, struct conn *c); /* input goes on in this iteration */
+void conn_resume(struct net *net, struct conn *c);             /* input goes on in this iteration */
 void conn_timer(struct net *net, struct conn *c, uint32_t ms); /* 0: none */
 /* Sends what is queued, says no more, reads and drops until the peer ends or limits.linger_ms. */
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);

@@ -33,7 +33,8 @@ int sys_poller_new(void)
 
 static struct epoll_event epoll_event_of(uint32_t want, uint64_t data)
 {
-    uint32_t events = (want & SYS_IN ? (uint32_t)EPOLLIN : 0) | (want & SYS_OUT ? (uint32_t)EPOLLOUT : 0);
+    uint32_t events = (want & SYS_IN ? (uint32_t)EPOLLIN : 0) |
+                      (want & SYS_OUT ? (uint32_t)EPOLLOUT : 0);
     return (struct epoll_event){.events = events, .data.u64 = data};
 }
 
@@ -61,7 +62,8 @@ int sys_poller_wait(int poller, struct sys_event *out, int timeout_ms)
     for (int i = 0; i < n; i++) {
         uint32_t e = events[i].events;
         out[i].data = events[i].data.u64;
-        out[i].ready = (e & EPOLLIN ? (uint32_t)SYS_IN : 0) | (e & EPOLLOUT ? (uint32_t)SYS_OUT : 0) |
+        out[i].ready = (e & EPOLLIN ? (uint32_t)SYS_IN : 0) |
+                       (e & EPOLLOUT ? (uint32_t)SYS_OUT : 0) |
                        (e & (EPOLLERR | EPOLLHUP) ? (uint32_t)SYS_HANGUP : 0);
     }
     return n < 0 ? 0 : n;
@@ -322,7 +324,8 @@ bool sys_path_trusted(const char *path, char *why, size_t cap)
         bool shared = (st.st_mode & (S_IWGRP | S_IWOTH)) &&
                       !(S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX));
         if ((st.st_uid != 0 && st.st_uid != geteuid()) || shared) {
-            snprintf(why, cap, "%s can be written by others: chown it to this user and chmod go-w", at);
+            snprintf(why, cap, "%s can be written by others: chown it to this user and chmod go-w",
+                     at);
             return false;
         }
         if (strcmp(at, "/") == 0)
@@ -382,7 +385,9 @@ ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], un
         char space[CMSG_SPACE(sizeof(int) * SYS_CONTROL_FDS)];
         struct cmsghdr align;
     } control;
-    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control.space,
+    struct msghdr m = {.msg_iov = &v,
+                       .msg_iovlen = 1,
+                       .msg_control = control.space,
                        .msg_controllen = sizeof(control.space)};
     *n_fds = 0;
     ssize_t r;

@@ -56,7 +56,8 @@ struct ws_result ws_frame_parse(const uint8_t *p, size_t n, struct ws_frame *out
     }
     if (n < 6 + extra)
         return more;
-    *out = (struct ws_frame){.opcode = opcode, .fin = fin, .header_len = (uint8_t)(6 + extra), .len = len};
+    *out = (struct ws_frame){
+        .opcode = opcode, .fin = fin, .header_len = (uint8_t)(6 + extra), .len = len};
     memcpy(out->mask, p + 2 + extra, 4);
     return (struct ws_result){WS_DONE, ERR_NONE, 6 + extra};
 }

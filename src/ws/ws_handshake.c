@@ -24,7 +24,8 @@ void ws_accept_key(struct slice key, char out[29])
     SHA1Update(&sha, (const uint8_t *)guid, sizeof(guid) - 1);
     SHA1Final(digest, &sha);
     for (int i = 0; i < 7; i++) {
-        uint32_t v = (uint32_t)digest[i * 3] << 16 | (uint32_t)digest[i * 3 + 1] << 8 | digest[i * 3 + 2];
+        uint32_t v = (uint32_t)digest[i * 3] << 16 | (uint32_t)digest[i * 3 + 1] << 8 |
+                     digest[i * 3 + 2];
         for (int j = 0; j < 4; j++)
             out[i * 4 + j] = base64[v >> (18 - 6 * j) & 63];
     }
@@ -52,14 +53,16 @@ bool ws_protocol_offered(struct slice header, struct slice name)
 
 static bool origin_fits(const char *pattern, struct slice origin)
 {
-    const char *star = strstr(pattern, "://" "*.");
+    const char *star = strstr(pattern, "://"
+                                       "*.");
     if (strcmp(pattern, "*") == 0)
         return true;
     if (!star)
         return slice_eq_nocase(slice_str(pattern), origin);
     size_t head = (size_t)(star - pattern) + 3;
     struct slice tail = slice_str(star + 4); /* ".example.com" */
-    if (origin.n <= head + tail.n || !slice_eq_nocase(slice_of(pattern, head), slice_of(origin.p, head)))
+    if (origin.n <= head + tail.n ||
+        !slice_eq_nocase(slice_of(pattern, head), slice_of(origin.p, head)))
         return false;
     return slice_eq_nocase(tail, slice_of(origin.p + origin.n - tail.n, tail.n));
 }
