@@ -93,9 +93,10 @@ void exec_finish(struct event *ev, enum err e)
 {
     char text[WEIR_VALUES_MAX * 33 + 8];
     const struct guest_function *f = ev->function;
+    struct http_server *s = &ev->gw->http;
     size_t n = 0;
     if (e) {
-        http_problem(ev->gw, ev->conn, ev->ex, e, SLICE_NONE, buf_slice(&ev->copy));
+        http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
         return;
     }
     if (f->n_results == 0) {
@@ -110,17 +111,14 @@ void exec_finish(struct event *ev, enum err e)
         text[n++] = ']';
     }
     text[n++] = '\n';
-    http_answer(ev->gw, ev->conn, ev->ex,
-                &(struct answer){200, "application/json", SLICE_NONE, slice_of(text, n)});
+    struct http_response r = {200, SLICE("application/json"), SLICE_NONE, slice_of(text, n)};
+    http_exchange_respond(s, ev->conn, &r);
 }
 
 static bool reachable(struct gateway *gw, const struct guest_module *m)
 {
     const char *exec = gw->config.modules[m - gw->modules].exec;
-    bool has = false;
-    for (int i = 0; i < GUEST_EXPORTS; i++)
-        has |= m->exports[i] != NULL;
-    return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && !has);
+    return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && !m->handlers);
 }
 
 static const struct guest_function *find(struct gateway *gw, struct slice rest,
@@ -138,17 +136,16 @@ static const struct guest_function *find(struct gateway *gw, struct slice rest,
 }
 
 /* Arguments from the body into values; what is wrong, as an error and a text. */
-static enum err arguments(struct exchange *ex, const struct guest_function *f,
+static enum err arguments(const struct http_exchange *ex, const struct guest_function *f,
                           struct weir_value values[WEIR_VALUES_MAX], char detail[640])
 {
     json_error_t error;
     char sig[512];
-    json_t *root = json_loadb((const char *)ex->body.p, ex->body.len,
+    json_t *root = json_loadb((const char *)ex->body.p, ex->body.n,
                               JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
     if (!root) {
         snprintf(detail, 640, "%.300s at byte %d",
-                 ex->body.len ? error.text : "the body is empty; send a JSON array",
-                 error.position);
+                 ex->body.n ? error.text : "the body is empty; send a JSON array", error.position);
         return ERR_EXEC_JSON;
     }
     bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
@@ -164,39 +161,41 @@ static enum err arguments(struct exchange *ex, const struct guest_function *f,
     return ERR_EXEC_ARGUMENTS;
 }
 
-void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struct slice rest)
+/* What can be said before the arguments are looked at. */
+static enum err check(const struct http_exchange *ex, const struct guest_function *f,
+                      const struct guest_module *m, struct slice *fields)
 {
-    struct guest_module *m = NULL;
-    char detail[640];
-    const struct guest_function *f = find(gw, rest, &m);
-    struct slice coding = http_field_get(&ex->req, ex->head.p, SLICE("content-encoding"));
-    struct weir_value values[WEIR_VALUES_MAX];
-    if (!f) {
-        http_problem(gw, c, ex, m ? ERR_NO_FUNCTION : ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
-        return;
-    }
-    if (ex->req.method == HTTP_OPTIONS) {
-        http_answer(gw, c, ex,
-                    &(struct answer){204, NULL, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE});
-        return;
-    }
+    struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
+    if (!f)
+        return m ? ERR_NO_FUNCTION : ERR_NOT_FOUND;
     if (ex->req.method != HTTP_POST) {
-        http_problem(gw, c, ex, ERR_METHOD, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE);
-        return;
+        *fields = SLICE("Allow: POST, OPTIONS\r\n");
+        return ERR_METHOD;
     }
     if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
-        http_problem(gw, c, ex, ERR_CONTENT_CODING, SLICE("Accept-Encoding: identity\r\n"),
-                     SLICE_NONE);
+        *fields = SLICE("Accept-Encoding: identity\r\n");
+        return ERR_CONTENT_CODING;
+    }
+    return ERR_NONE;
+}
+
+void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest)
+{
+    struct guest_module *m = NULL;
+    struct slice fields = SLICE_NONE;
+    struct weir_value values[WEIR_VALUES_MAX];
+    char detail[640] = "";
+    const struct guest_function *f = find(gw, rest, &m);
+    if (f && ex->req.method == HTTP_OPTIONS) {
+        struct http_response r = {204, SLICE_NONE, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE};
+        http_exchange_respond(&gw->http, c, &r);
         return;
     }
-    enum err e = arguments(ex, f, values, detail);
-    if (e) {
-        http_problem(gw, c, ex, e, SLICE_NONE, slice_str(detail));
-        return;
-    }
-    struct event *ev = event_new(gw, c, GUEST_EXPORTS, m, f->entry);
+    enum err e = check(ex, f, m, &fields);
+    e = e ? e : arguments(ex, f, values, detail);
+    struct event *ev = e ? NULL : event_new(gw, c, GUEST_EXPORTS, m, f->entry);
     if (!ev) {
-        http_problem(gw, c, ex, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
+        http_exchange_fail(&gw->http, c, e ? e : ERR_NO_MEMORY, fields, slice_str(detail));
         return;
     }
     ev->ex = ex;
@@ -204,7 +203,5 @@ void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struc
     memcpy(ev->call.frame.values, values, f->n_args * sizeof(values[0]));
     ev->call.frame.n_args = f->n_args;
     ev->call.frame.n_results = f->n_results;
-    e = event_start(ev);
-    if (e)
-        http_problem(gw, c, ex, e, SLICE("Retry-After: 1\r\n"), SLICE_NONE);
+    event_start_http(ev);
 }

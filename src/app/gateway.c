@@ -1,334 +1,129 @@
 #include "app/gateway.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <time.h>
 
 #include "base/log.h"
 
-enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100 };
+enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
+#define GUEST_BUDGET_NS UINT64_C(1000000)
 
-static struct gateway *gateway_of(struct net *net)
-{
-    return net->app;
-}
+/* ---- routes ---- */
 
-void exchange_free(struct conn *c)
+/* The longest match; an exact path before a pattern. -1: none. */
+static int route_find(const struct gateway *gw, struct slice path, enum route_kind kind)
 {
-    struct exchange *ex = c->detail;
-    if (!ex)
-        return;
-    buf_done(&ex->head);
-    buf_done(&ex->body);
-    mem_free(ex, sizeof(*ex));
-    c->detail = NULL;
-}
-
-static struct exchange *exchange_new(struct gateway *gw, struct conn *c)
-{
-    struct exchange *ex = mem_alloc(sizeof(*ex));
-    if (!ex)
-        return NULL;
-    memset(ex, 0, offsetof(struct exchange, req.fields));
-    memset((char *)ex + sizeof(ex->req), 0, sizeof(*ex) - sizeof(ex->req));
-    buf_init(&ex->head, 65536);
-    buf_init(&ex->body, (uint32_t)gw->config.limits.body);
-    c->detail = ex;
-    return ex;
-}
-
-static const char *date_text(struct gateway *gw)
-{
-    uint64_t s = sys_wall_ms() / 1000;
-    if (s != gw->date_s) {
-        time_t t = (time_t)s;
-        struct tm tm;
-        gw->date_s = s;
-        gmtime_r(&t, &tm);
-        strftime(gw->date, sizeof(gw->date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    }
-    return gw->date;
-}
-
-/* Sends the response and ends the exchange. ex may be NULL where no request could be read. */
-void http_answer(struct gateway *gw, struct conn *c, struct exchange *ex, const struct answer *a)
-{
-    char head[512];
-    bool parsed = ex && ex->req.head_len;
-    bool keep = parsed && ex->req.keep_alive && ex->answered && !gw->draining;
-    bool is_head = parsed && ex->req.method == HTTP_HEAD;
-    bool no_body = a->status == 204 || a->status == 304;
-    int n = snprintf(head, sizeof(head), "HTTP/1.1 %u %s\r\nDate: %s\r\n", a->status,
-                     http_status_text(a->status), date_text(gw));
-    if (a->type)
-        n += snprintf(head + n, sizeof(head) - (size_t)n, "Content-Type: %s\r\n", a->type);
-    if (!no_body)
-        n += snprintf(head + n, sizeof(head) - (size_t)n, "Content-Length: %zu\r\n", a->body.n);
-    if (!keep)
-        n += snprintf(head + n, sizeof(head) - (size_t)n, "Connection: close\r\n");
-    else if (ex->req.minor == 0)
-        n += snprintf(head + n, sizeof(head) - (size_t)n, "Connection: keep-alive\r\n");
-    metrics.http_requests_total++;
-    bool ok = conn_write(&gw->net, c, slice_of(head, (size_t)n), a->fields) &&
-              conn_write(&gw->net, c, SLICE("\r\n"), no_body || is_head ? SLICE_NONE : a->body);
-    exchange_free(c);
-    if (!ok)
-        return;
-    if (keep)
-        conn_timer(&gw->net, c, (uint32_t)gw->config.limits.idle_timeout);
-    else
-        conn_shutdown(&gw->net, c, CLOSE_DONE);
-}
-
-static enum err json_text(struct buf *out, struct slice s)
-{
-    enum err e = buf_append(out, SLICE("\""));
-    for (size_t i = 0; i < s.n && !e; i++) {
-        if (s.p[i] == '"' || s.p[i] == '\\' || s.p[i] < 0x20 || s.p[i] >= 0x7f)
-            e = buf_printf(out, "\\u%04x", s.p[i]);
-        else
-            e = buf_append(out, slice_of(s.p + i, 1));
-    }
-    return e ? e : buf_append(out, SLICE("\""));
-}
-
-/* RFC 9457. */
-void http_problem(struct gateway *gw, struct conn *c, struct exchange *ex, enum err err,
-                  struct slice fields, struct slice detail)
-{
-    struct buf body;
-    unsigned status = err_http_status(err);
-    buf_init(&body, 8192);
-    metrics.errors_total[err]++;
-    enum err e = buf_printf(
-        &body,
-        "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"code\":\"%s\",\"detail\":",
-        http_status_text(status), status, err_name(err));
-    struct slice text = detail.n ? slice_of(detail.p, MIN(detail.n, (size_t)1024))
-                                 : slice_str(err_text(err));
-    e = e ? e : json_text(&body, text);
-    e = e ? e : buf_append(&body, SLICE("}\n"));
-    if (log_begin(LOG_request_refused)) {
-        log_text("code", slice_str(err_name(err)));
-        log_number("status", status);
-        log_end();
-    }
-    http_answer(gw, c, ex,
-                &(struct answer){status, "application/problem+json", fields, buf_slice(&body)});
-    buf_done(&body);
-}
-
-/* What cannot be read any further is answered and ended. */
-static size_t refuse(struct gateway *gw, struct conn *c, enum err e, size_t n)
-{
-    struct exchange *ex = c->detail;
-    if (ex)
-        ex->answered = false; /* the message's end is unknown: no reuse */
-    http_problem(gw, c, ex, e, SLICE_NONE, SLICE_NONE);
-    return n;
-}
-
-static const struct config_route *route_find(struct gateway *gw, struct slice path,
-                                             enum route_kind kind)
-{
-    const struct config_route *best = NULL;
+    int best = -1;
     size_t best_n = 0;
     for (uint32_t i = 0; i < gw->config.n_routes; i++) {
         const struct config_route *r = &gw->config.routes[i];
-        size_t n = strlen(r->path);
-        bool star = r->path[n - 1] == '*';
-        bool fits = star ? path.n >= n && memcmp(path.p, r->path, n - 1) == 0
-                         : slice_eq(slice_str(r->path), path);
-        if (r->kind == kind && fits && (!best || n + !star > best_n)) {
-            best = r;
-            best_n = n + !star;
+        struct slice want = slice_str(r->path);
+        bool star = want.p[want.n - 1] == '*';
+        bool fits = star ? path.n >= want.n && memcmp(path.p, want.p, want.n - 1) == 0
+                         : slice_eq(want, path);
+        size_t n = want.n + !star;
+        if (r->kind == kind && fits && n > best_n) {
+            best = (int)i;
+            best_n = n;
         }
     }
     return best;
 }
 
-static void answer_text(struct gateway *gw, struct conn *c, unsigned status, const char *type,
-                        struct slice body)
+static void guest_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, int route)
 {
-    http_answer(gw, c, c->detail, &(struct answer){status, type, SLICE_NONE, body});
-}
-
-/* Only names of this machine: a page on another site must not reach the admin listener (DNS
- * rebinding). */
-static bool admin_host(struct slice host)
-{
-    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        size_t n = strlen(names[i]);
-        if (host.n >= n && slice_eq_nocase(slice_of(host.p, n), slice_str(names[i])) &&
-            (host.n == n || host.p[n] == ':'))
-            return true;
-    }
-    return false;
-}
-
-static void admin_request(struct gateway *gw, struct conn *c, struct exchange *ex)
-{
-    struct slice path = http_span_slice(ex->head.p, ex->req.path);
-    if (!admin_host(http_span_slice(ex->head.p, ex->req.host))) {
-        http_problem(gw, c, ex, ERR_FORBIDDEN, SLICE_NONE, SLICE_NONE);
-    } else if (ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD) {
-        http_problem(gw, c, ex, ERR_METHOD, SLICE("Allow: GET, HEAD\r\n"), SLICE_NONE);
-    } else if (slice_eq(path, SLICE("/healthz"))) {
-        answer_text(gw, c, 200, "text/plain", SLICE("ok\n"));
-    } else if (slice_eq(path, SLICE("/readyz"))) {
-        bool ready = gw->ready && !gw->draining;
-        answer_text(gw, c, ready ? 200 : 503, "text/plain",
-                    ready ? SLICE("ready\n") : SLICE("not ready\n"));
-    } else if (slice_eq(path, SLICE("/metrics"))) {
-        struct buf out;
-        buf_init(&out, 1 << 20);
-        enum err e = metrics_write(&out);
-        if (e)
-            http_problem(gw, c, ex, e, SLICE_NONE, SLICE_NONE);
-        else
-            answer_text(gw, c, 200, "text/plain; version=0.0.4; charset=utf-8", buf_slice(&out));
-        buf_done(&out);
-    } else {
-        http_problem(gw, c, ex, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
-    }
-}
-
-static void guest_request(struct gateway *gw, struct conn *c, struct exchange *ex)
-{
-    struct guest_module *m = &gw->modules[ex->route->module];
-    const struct weir_entry *entry = m->exports[GUEST_ON_HTTP];
-    struct event *ev = entry ? event_new(gw, c, GUEST_ON_HTTP, m, entry) : NULL;
+    struct guest_module *m = &gw->modules[gw->config.routes[route].module];
+    struct event *ev = event_new(gw, c, GUEST_on_http, m, m->exports[GUEST_on_http]);
     if (!ev) {
-        http_problem(gw, c, ex, entry ? ERR_NO_MEMORY : ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
+        http_exchange_fail(&gw->http, c, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
         return;
     }
     ev->ex = ex;
-    enum err e = event_start(ev);
-    if (e)
-        http_problem(gw, c, ex, e, SLICE("Retry-After: 1\r\n"), SLICE_NONE);
+    event_start_http(ev);
 }
 
-/* A whole request is here. */
-static void request(struct gateway *gw, struct conn *c, struct exchange *ex)
+static void public_request(void *owner, struct conn *c, struct http_exchange *ex)
 {
-    struct slice path = http_span_slice(ex->head.p, ex->req.path);
     static const char exec[] = "/api/exec/";
-    conn_timer(&gw->net, c, 0);
-    ex->answered = true;
-    if (c->protocol == PROTOCOL_ADMIN) {
-        admin_request(gw, c, ex);
-        return;
-    }
-    if (ex->req.upgrade_websocket && (ex->route = route_find(gw, path, ROUTE_WEBSOCKET)) != NULL) {
-        ws_upgrade(gw, c, ex);
-        return;
-    }
-    if (path.n == 1 && path.p[0] == '*') {
-        answer_text(gw, c, 204, NULL, SLICE_NONE);
-    } else if (path.n > sizeof(exec) - 1 && memcmp(path.p, exec, sizeof(exec) - 1) == 0) {
-        exec_request(gw, c, ex, slice_of(path.p + sizeof(exec) - 1, path.n - sizeof(exec) + 1));
-    } else if ((ex->route = route_find(gw, path, ROUTE_HTTP)) != NULL) {
-        guest_request(gw, c, ex);
-    } else if (route_find(gw, path, ROUTE_WEBSOCKET)) {
-        http_problem(gw, c, ex, ERR_UPGRADE_REQUIRED, SLICE("Upgrade: websocket\r\n"), SLICE_NONE);
+    const size_t exec_n = sizeof(exec) - 1;
+    struct gateway *gw = owner;
+    struct slice path = http_span_slice(ex->head, ex->req.path);
+    int socket = route_find(gw, path, ROUTE_WEBSOCKET), route;
+    if (ex->req.upgrade_websocket && socket >= 0) {
+        upgrade_request(gw, c, ex, (uint16_t)socket);
+    } else if (path.n == 1 && path.p[0] == '*') {
+        http_exchange_respond(&gw->http, c,
+                              &(struct http_response){204, SLICE_NONE, SLICE_NONE, SLICE_NONE});
+    } else if (path.n > exec_n && memcmp(path.p, exec, exec_n) == 0) {
+        exec_request(gw, c, ex, slice_of(path.p + exec_n, path.n - exec_n));
+    } else if ((route = route_find(gw, path, ROUTE_HTTP)) >= 0) {
+        guest_request(gw, c, ex, route);
+    } else if (socket >= 0) {
+        http_exchange_fail(&gw->http, c, ERR_UPGRADE_REQUIRED,
+                           SLICE("Upgrade: websocket\r\nConnection: Upgrade\r\n"), SLICE_NONE);
     } else {
-        http_problem(gw, c, ex, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
+        http_exchange_fail(&gw->http, c, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
     }
 }
 
-static size_t body_input(struct gateway *gw, struct conn *c, struct exchange *ex, uint8_t *p,
-                         size_t n)
+static bool public_ready(void *owner, struct conn *c)
 {
-    size_t took = n;
-    bool whole;
-    if (ex->req.chunked) {
-        struct http_result r = http_chunked_decode(&ex->chunked, p, n, &ex->body);
-        if (r.state == HTTP_BAD)
-            return refuse(gw, c, r.err, n);
-        took = r.consumed;
-        whole = r.state == HTTP_DONE;
-    } else {
-        took = MIN(n, ex->req.length - ex->body.len);
-        enum err e = buf_append(&ex->body, slice_of(p, took));
-        if (e)
-            return refuse(gw, c, e, n);
-        whole = ex->body.len == ex->req.length;
-    }
-    if (whole)
-        request(gw, c, ex);
-    return took;
+    (void)c;
+    struct gateway *gw = owner;
+    /* When even the queue is full a request is let in, to be told so with a 503. */
+    return guests_admit(&gw->guests) || guests_full(&gw->guests);
 }
 
-static size_t http_input(struct net *net, struct conn *c, uint8_t *p, size_t n)
+static void admin_on_request(void *owner, struct conn *c, struct http_exchange *ex)
 {
-    struct gateway *gw = gateway_of(net);
-    struct exchange *ex = c->detail;
-    struct http_limits limits = {(uint32_t)gw->config.limits.head,
-                                 (uint32_t)gw->config.limits.target};
-    if (!ex && !(ex = exchange_new(gw, c))) {
-        conn_close(net, c, CLOSE_NO_MEMORY);
-        return n;
-    }
-    if (ex->in_body)
-        return body_input(gw, c, ex, p, n);
-    bool first = ex->scanned == 0;
-    struct http_result r = http_parse_request(p, n, &ex->scanned, &limits, &ex->req);
-    if (r.state == HTTP_BAD)
-        return refuse(gw, c, r.err, n);
-    if (r.state == HTTP_MORE) {
-        if (first)
-            conn_timer(net, c, (uint32_t)gw->config.limits.head_timeout);
-        return 0;
-    }
-    if (buf_append(&ex->head, slice_of(p, r.consumed)))
-        return refuse(gw, c, ERR_NO_MEMORY, n);
-    if (ex->req.has_length && ex->req.length > gw->config.limits.body)
-        return refuse(gw, c, ERR_HTTP_BODY_SIZE, n);
-    if (!ex->req.chunked && !(ex->req.has_length && ex->req.length)) {
-        request(gw, c, ex);
-        return r.consumed;
-    }
-    ex->in_body = true;
-    http_chunked_init(&ex->chunked);
-    conn_timer(net, c, (uint32_t)gw->config.limits.body_timeout);
-    if (ex->req.expect_continue && r.consumed == n)
-        conn_write(net, c, SLICE("HTTP/1.1 100 Continue\r\n\r\n"), SLICE_NONE);
-    return r.consumed;
+    admin_request(owner, c, ex);
 }
 
-static void http_timeout(struct net *net, struct conn *c)
+static bool admin_ready(void *owner, struct conn *c)
 {
-    struct gateway *gw = gateway_of(net);
-    struct exchange *ex = c->detail;
-    if (ex && (ex->scanned || ex->in_body))
-        refuse(gw, c, ERR_HTTP_TIMEOUT, 0);
-    else
-        conn_close(net, c, CLOSE_IDLE);
+    (void)owner, (void)c;
+    return true;
 }
 
-static void http_closed(struct net *net, struct conn *c)
+/* ---- listeners ---- */
+
+static uint64_t listener_data(const struct gateway *gw, const struct listener *l)
 {
-    (void)net;
-    struct exchange *ex = c->detail;
-    if (ex && !ex->pending)
-        exchange_free(c);
+    return loop_data(LOOP_LISTENER, (uint32_t)(l - gw->listeners), 0);
 }
 
-static void accept_pause(struct gateway *gw, struct listener *l, unsigned slot)
+/* Descriptors ran out. One peer is told by a closed connection rather than left in the backlog, and
+ * the listener rests, as it would be reported ready without end. */
+static void accept_pause(struct gateway *gw, struct listener *l)
 {
     int fd;
     metrics.accept_paused_total++;
-    if (log_begin(LOG_accept_paused))
+    if (log_begin(LOG_accept_paused)) {
+        log_number("connections", (int64_t)metrics.connections_active);
         log_end();
-    /* One peer is told by a closed connection rather than left in the backlog. */
+    }
     sys_close(gw->reserve);
     if ((fd = sys_accept(l->fd)) >= 0)
         sys_close(fd);
     gw->reserve = sys_reserve_open();
     l->paused = true;
-    sys_poller_change(gw->loop.poller, l->fd, 0, loop_data(LOOP_LISTENER, slot, 0));
+    sys_poller_change(gw->loop.poller, l->fd, 0, listener_data(gw, l));
     wheel_set(&gw->loop.wheel, &l->timer, ACCEPT_PAUSE_MS);
+}
+
+static void refuse_full(int fd)
+{
+    struct slice full = SLICE("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                              "Connection: close\r\nContent-Length: 0\r\n\r\n");
+    metrics.connections_refused_total++;
+    metrics.errors_total[ERR_CONNECTIONS]++;
+    /* What the peer has said already is taken first, or the close would be a reset that destroys
+     * the answer on its way. */
+    uint8_t drop[1024];
+    while (sys_recv(fd, drop, sizeof(drop)) == (ssize_t)sizeof(drop))
+        ;
+    if (sys_send(fd, full) < 0)
+        metrics.sends_skipped_total++;
+    sys_close(fd);
 }
 
 static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -336,31 +131,22 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
     (void)generation, (void)ready;
     struct gateway *gw = arg;
     struct listener *l = &gw->listeners[slot];
-    static const struct slice full = {
-        (const uint8_t *)"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                         "Connection: close\r\nContent-Length: 0\r\n\r\n",
-        89};
     for (int i = 0; i < ACCEPT_BATCH && !l->paused; i++) {
         int fd = sys_accept(l->fd);
-        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM) {
-            accept_pause(gw, l, slot);
-            return;
-        }
+        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
+            accept_pause(gw, l);
         if (fd == -EAGAIN)
             return;
         if (fd < 0)
             continue; /* that one has gone already */
         if (gw->net.conns.in_use >= gw->config.limits.connections) {
-            metrics.connections_refused_total++;
-            metrics.errors_total[ERR_CONNECTIONS]++;
-            if (sys_send(fd, full) < 0)
-                metrics.sends_skipped_total++;
-            sys_close(fd);
+            refuse_full(fd);
             continue;
         }
-        struct conn *c = conn_open(&gw->net, fd, l->protocol);
+        struct conn *c = conn_open(&gw->net, fd,
+                                   l->server == &gw->admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
         if (c)
-            conn_timer(&gw->net, c, (uint32_t)gw->config.limits.head_timeout);
+            http_server_open(l->server, c);
     }
 }
 
@@ -369,34 +155,76 @@ static void listener_timer(void *arg, struct timer *t)
     struct gateway *gw = arg;
     struct listener *l = CONTAINER_OF(t, struct listener, timer);
     l->paused = false;
-    sys_poller_change(gw->loop.poller, l->fd, SYS_IN,
-                      loop_data(LOOP_LISTENER, (uint32_t)(l - gw->listeners), 0));
+    sys_poller_change(gw->loop.poller, l->fd, SYS_IN, listener_data(gw, l));
 }
 
-static enum err listener_open(struct gateway *gw, const char *address, uint8_t protocol)
+enum err gateway_listen(struct gateway *gw, int fd, bool admin)
 {
-    char host[64];
-    uint16_t port;
     struct sys_address local;
-    ASSERT(config_address(address, host, &port));
-    int fd = gw->n_listeners == LISTENERS_MAX ? -ENOSPC : sys_listen(host, port);
-    if (fd < 0) {
-        if (log_begin(LOG_start_failed)) {
-            log_text("address", slice_str(address));
-            log_text("detail", slice_str(strerror(-fd)));
-            log_end();
-        }
-        return ERR_SYS;
+    if (gw->n_listeners == LISTENERS_MAX) {
+        sys_close(fd);
+        return ERR_LIMIT;
     }
-    struct listener *l = &gw->listeners[gw->n_listeners];
-    *l = (struct listener){.fd = fd, .protocol = protocol, .timer = {.kind = LOOP_LISTENER}};
-    sys_poller_add(gw->loop.poller, fd, SYS_IN, loop_data(LOOP_LISTENER, gw->n_listeners++, 0));
+    struct listener *l = &gw->listeners[gw->n_listeners++];
+    *l = (struct listener){.fd = fd, .server = admin ? &gw->admin : &gw->http};
+    l->timer.kind = LOOP_LISTENER;
+    if (sys_poller_add(gw->loop.poller, fd, SYS_IN, listener_data(gw, l)) < 0)
+        return ERR_SYS;
     if (sys_local(fd, &local) == 0 && log_begin(LOG_listening)) {
         log_text("address", slice_str(local.text));
-        log_text("serves", slice_str(protocol == PROTOCOL_ADMIN ? "admin" : "http, websocket"));
+        log_text("serves", slice_str(admin ? "admin" : "http, websocket"));
         log_end();
     }
     return ERR_NONE;
+}
+
+/* ---- life ---- */
+
+static bool phase_guests(void *arg)
+{
+    struct gateway *gw = arg;
+    return guests_run(&gw->guests);
+}
+
+/* Each step of a drain: whether all have gone, or the time is over. */
+static void drain_step(void *arg, struct timer *t)
+{
+    struct gateway *gw = arg;
+    bool over = gw->loop.now_ms >= gw->drain_until_ms;
+    if (over && metrics.connections_active && log_begin(LOG_drain_expired)) {
+        log_number("connections", (int64_t)metrics.connections_active);
+        log_end();
+    }
+    if (over || !gw->net.conns.in_use)
+        gw->loop.stop = true;
+    else
+        wheel_set(&gw->loop.wheel, t, DRAIN_STEP_MS);
+}
+
+static void server_init(struct gateway *gw, struct http_server *s, uint8_t protocol)
+{
+    const struct config_limits *l = &gw->config.limits;
+    s->owner = gw;
+    s->limits = (struct http_server_limits){
+        .parse = {(uint32_t)l->head, (uint32_t)l->target},
+        .body = (uint32_t)l->body,
+        .head_timeout_ms = l->head_timeout,
+        .body_timeout_ms = l->body_timeout,
+        .idle_timeout_ms = l->idle_timeout,
+    };
+    http_server_init(s, &gw->net, protocol);
+}
+
+static void guest_limits_of(const struct config *c, struct guest_limits *out)
+{
+    uint32_t slots = (uint32_t)c->limits.guests;
+    *out = (struct guest_limits){.slots = slots,
+                                 .slots_module = MAX(1u, slots / 4),
+                                 .queue = (uint32_t)c->limits.guest_queue,
+                                 .memory_max = 65536,
+                                 .budget_ns = GUEST_BUDGET_NS};
+    for (uint32_t i = 0; i < c->n_modules; i++)
+        out->memory_max = MAX(out->memory_max, (uint32_t)c->modules[i].limits.memory);
 }
 
 enum err gateway_init(struct gateway *gw)
@@ -404,49 +232,66 @@ enum err gateway_init(struct gateway *gw)
     const struct config_limits *l = &gw->config.limits;
     struct net_limits limits = {(uint32_t)l->connections, (uint32_t)l->send_queue,
                                 (uint32_t)l->close_timeout};
+    struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)
         return e;
     list_init(&gw->free_events);
-    list_init(&gw->stalled);
-    loop_phase(&gw->loop, events_retry, gw);
     e = net_init(&gw->net, &gw->loop, &limits);
-    gw->net.app = gw;
-    gw->net.protocols[PROTOCOL_HTTP] = (struct conn_protocol){http_input, http_timeout,
-                                                              http_closed};
-    gw->net.protocols[PROTOCOL_ADMIN] = gw->net.protocols[PROTOCOL_HTTP];
-    gw->net.protocols[PROTOCOL_WS] = (struct conn_protocol){ws_input, ws_timeout, ws_closed};
+    if (e)
+        return e;
+    loop_phase(&gw->loop, phase_guests, gw);
+    net_phase_reap(&gw->net);
     loop_on(&gw->loop, LOOP_LISTENER, listener_ready, listener_timer, gw);
+    loop_on(&gw->loop, LOOP_DRAIN, NULL, drain_step, gw);
+    gw->http.request = public_request;
+    gw->http.ready = public_ready;
+    gw->admin.request = admin_on_request;
+    gw->admin.ready = admin_ready;
+    server_init(gw, &gw->http, PROTOCOL_HTTP);
+    server_init(gw, &gw->admin, PROTOCOL_ADMIN);
+    upgrade_init(gw);
+    guest_limits_of(&gw->config, &guest_limits);
+    guests_init(&gw->guests, &guest_limits, &event_ops, &gw->loop.now_ns);
+    gw->modules = mem_alloc((gw->config.n_modules + 1) * sizeof(*gw->modules));
+    if (!gw->modules)
+        return ERR_NO_MEMORY;
+    memset(gw->modules, 0, (gw->config.n_modules + 1) * sizeof(*gw->modules));
     gw->reserve = sys_reserve_open();
-    for (uint32_t i = 0; i < gw->config.n_listen && !e; i++)
-        e = listener_open(gw, gw->config.listen[i], PROTOCOL_HTTP);
-    return e ? e : listener_open(gw, gw->config.admin.address, PROTOCOL_ADMIN);
+    return ERR_NONE;
 }
 
-/* Stops accepting, ends idle connections, tells WebSockets (RFC 6455 7.4.1: 1001). */
 void gateway_drain(struct gateway *gw)
 {
     if (gw->draining)
         return;
-    gw->draining = true;
-    if (log_begin(LOG_draining))
+    gw->draining = gw->http.draining = true;
+    gw->drain_until_ms = gw->loop.now_ms + gw->config.root.drain;
+    if (log_begin(LOG_draining)) {
+        log_number("connections", (int64_t)metrics.connections_active);
         log_end();
-    for (unsigned i = 0; i < gw->n_listeners; i++)
-        if (gw->listeners[i].protocol != PROTOCOL_ADMIN) {
-            sys_poller_remove(gw->loop.poller, gw->listeners[i].fd);
-            sys_close(gw->listeners[i].fd);
-            gw->listeners[i].fd = -1;
-            wheel_cancel(&gw->loop.wheel, &gw->listeners[i].timer);
-        }
+    }
+    for (unsigned i = 0; i < gw->n_listeners; i++) {
+        struct listener *l = &gw->listeners[i];
+        if (l->server == &gw->admin)
+            continue; /* says "not ready" until the end */
+        sys_poller_remove(gw->loop.poller, l->fd);
+        sys_close(l->fd);
+        l->fd = -1;
+        wheel_cancel(&gw->loop.wheel, &l->timer);
+    }
     for (uint32_t i = 0; i < gw->net.conns.count; i++) {
         struct conn *c = pool_at(&gw->net.conns, i);
         if (!c || c->state != CONN_OPEN)
             continue;
         if (c->protocol == PROTOCOL_WS)
-            ws_send_close(gw, c, 1001, slice_str(err_text(ERR_DRAINING)), CLOSE_SHUTDOWN);
-        else if (!c->detail)
+            ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING),
+                          slice_str(err_text(ERR_DRAINING)), CLOSE_SHUTDOWN);
+        else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
             conn_close(&gw->net, c, CLOSE_SHUTDOWN);
     }
+    gw->drain_timer.kind = LOOP_DRAIN;
+    wheel_set(&gw->loop.wheel, &gw->drain_timer, 1);
 }
 
 void gateway_done(struct gateway *gw)

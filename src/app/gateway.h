@@ -1,23 +1,28 @@
-/* The gateway: routes what HTTP and WebSocket bring to guests and built-in handlers, and applies
- * what comes back. gateway.c HTTP, gateway_ws.c WebSocket, gateway_event.c guests' events,
- * exec.c numbers in and out of JSON. */
+/* The gateway: what HTTP and WebSocket bring is routed to guests and built-in handlers, and what
+ * comes back is applied.
+ *
+ *   gateway.c    listeners, routes, draining
+ *   upgrade.c    the opening handshake, messages, the end of WebSockets
+ *   event.c      guests' events: what host functions answer, commit or discard
+ *   exec.c       POST /api/exec: numbers in and out of JSON
+ *   admin.c      the admin listener
+ */
 #ifndef WEIR_GATEWAY_H
 #define WEIR_GATEWAY_H
 
 #include "app/config.h"
 #include "guest/guest.h"
-#include "http/http_parse.h"
+#include "http/http_exchange.h"
 #include "hub/effects.h"
-#include "ws/ws_frame.h"
+#include "ws/ws_conn.h"
 
 enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS };
-enum { WS_OPENED = 1, WS_CLOSE_SENT = 2, WS_CLEAN = 4 }; /* conn.flags on PROTOCOL_WS */
 
 struct listener {
     int fd;
-    uint8_t protocol;
+    struct http_server *server;
     bool paused;
-    struct timer timer;
+    struct timer timer; /* ends a pause */
 };
 enum { LISTENERS_MAX = 16 };
 
@@ -25,77 +30,61 @@ struct gateway {
     struct config config;
     struct loop loop;
     struct net net;
+    struct http_server http, admin;
+    struct ws_server ws;
     struct guests guests;
-    struct guest_module *modules;
+    struct guest_module *modules; /* as config.modules */
     struct listener listeners[LISTENERS_MAX];
     unsigned n_listeners;
-    int reserve;
+    int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
     uint64_t drain_until_ms;
-    struct list free_events, stalled; /* stalled: WebSocket events refused a guest for now */
-    uint64_t date_s;
-    char date[40];
+    struct timer drain_timer;
+    struct list free_events;
 };
 
-/* One HTTP request from its head to its response; conn.detail meanwhile. */
-struct exchange {
-    struct http_request req;
-    size_t scanned;
-    bool in_body, answered, pending; /* pending: a guest has it */
-    struct http_chunked chunked;
-    struct buf head, body;
-    const struct config_route *route;
-};
-
+/* A guest's event: one call of an export, from its start to its commit. */
 struct event {
     struct guest_call call;
     struct gateway *gw;
-    struct conn *conn;      /* held */
-    enum guest_export kind; /* GUEST_EXPORTS: exec */
-    const struct guest_function *function;
-    struct exchange *ex;
+    struct conn *conn;                     /* held */
+    enum guest_export kind;                /* GUEST_EXPORTS: exec */
+    const struct guest_function *function; /* exec's */
+    struct http_exchange *ex; /* on_http, handshake, exec: the connection's; open: ours */
     struct slice message;
-    struct buf copy; /* of the message, once the event outlives its input */
+    struct buf copy; /* of the message, once the event outlives its input; then why it failed */
     struct effects fx;
-    bool active;
+    bool active, chose_protocol;
 };
 
-enum err gateway_init(struct gateway *gw) MUST_USE; /* config is set; listeners open here */
-void gateway_run(struct gateway *gw);
-void gateway_drain(struct gateway *gw); /* async-signal-safe flags are the caller's */
+/* gateway.c. config is set and modules are loaded; listeners are added afterwards. */
+enum err gateway_init(struct gateway *gw) MUST_USE;
+enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* takes fd */
+/* Stops accepting, ends what is idle, tells WebSockets; ends the loop when all have gone or the
+ * drain time is over. */
+void gateway_drain(struct gateway *gw);
 void gateway_done(struct gateway *gw);
 
-/* gateway.c */
-struct answer {
-    unsigned status;
-    const char *type;    /* Content-Type or NULL */
-    struct slice fields; /* further field lines, each with CR LF */
-    struct slice body;
-};
-void http_answer(struct gateway *gw, struct conn *c, struct exchange *ex, const struct answer *a);
-void http_problem(struct gateway *gw, struct conn *c, struct exchange *ex, enum err e,
-                  struct slice fields, struct slice detail);
-void exchange_free(struct conn *c);
+/* upgrade.c */
+void upgrade_init(struct gateway *gw);
+void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route);
+/* The 101, with a guest's fields; chosen: Sec-WebSocket-Protocol is among them. */
+void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen);
+struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c); /* NULL: built in */
 
-/* gateway_ws.c */
-size_t ws_input(struct net *net, struct conn *c, uint8_t *p, size_t n);
-void ws_timeout(struct net *net, struct conn *c);
-void ws_closed(struct net *net, struct conn *c);
-void ws_upgrade(struct gateway *gw, struct conn *c, struct exchange *ex);
-void ws_accept(struct gateway *gw, struct conn *c, struct exchange *ex, struct slice fields);
-void ws_send_close(struct gateway *gw, struct conn *c, unsigned code, struct slice why,
-                   enum close_reason reason);
-struct guest_module *ws_module(struct gateway *gw, const struct conn *c); /* NULL: built in */
-
-/* gateway_event.c */
-extern const struct guest_ops gateway_ops;
+/* event.c */
+extern const struct guest_ops event_ops;
+/* NULL: no memory. Arguments are added with guest_arg. */
 struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export kind,
                         struct guest_module *m, const struct weir_entry *entry);
-enum err event_start(struct event *ev);
-bool events_retry(void *gateway); /* the loop's phase */
+/* Starts an event that answers an HTTP request; answers it with the error where it can't. */
+void event_start_http(struct event *ev);
+/* ERR_GUEST_BUSY and others: the event is gone. */
+enum err event_start(struct event *ev) MUST_USE;
+void attachment_free(struct conn *c);
 
-/* exec.c: false: answered already */
-void exec_request(struct gateway *gw, struct conn *c, struct exchange *ex, struct slice rest);
+void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);
+void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 
 #endif

@@ -4,9 +4,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/metrics.h"
+#include "base/utf8.h"
 
 enum { LINE_MAX_BYTES = 4096 }; /* PIPE_BUF: a line is written whole or not at all */
 
@@ -20,21 +20,31 @@ static const struct {
 };
 static const char *const levels[] = {"debug", "info", "warn", "error"};
 
-static int log_fd = 2;
+static struct log_output output;
 static enum log_level log_least = LOG_INFO;
 static char line[LINE_MAX_BYTES];
 static size_t used;
 static uint64_t dropped_unsaid;
 
-void log_open(int fd, enum log_level least)
+void log_open(const struct log_output *to, enum log_level least)
 {
-    log_fd = fd;
+    output = *to;
     log_least = least;
+}
+
+bool log_level_parse(const char *name, enum log_level *out)
+{
+    for (size_t i = 0; i < ARRAY_LEN(levels); i++)
+        if (strcmp(levels[i], name) == 0) {
+            *out = (enum log_level)i;
+            return true;
+        }
+    return false;
 }
 
 bool log_wants(enum log_event e)
 {
-    return rows[e].level >= log_least;
+    return output.write && rows[e].level >= log_least;
 }
 
 static void put(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -52,12 +62,12 @@ bool log_begin(enum log_event e)
 {
     if (!log_wants(e))
         return false;
-    struct timespec t;
+    uint64_t ms = output.wall_ms();
+    time_t s = (time_t)(ms / 1000);
     struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &t);
-    gmtime_r(&t.tv_sec, &tm);
+    gmtime_r(&s, &tm);
     used = strftime(line, sizeof(line), "{\"time\":\"%Y-%m-%dT%H:%M:%S", &tm);
-    put(".%03ldZ\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":\"%s\"", t.tv_nsec / 1000000,
+    put(".%03uZ\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":\"%s\"", (unsigned)(ms % 1000),
         levels[rows[e].level], rows[e].name, rows[e].text);
     return true;
 }
@@ -78,12 +88,17 @@ void log_text(const char *key, struct slice value)
     put(",\"%s\":\"", key);
     if (used == start)
         return;
-    for (size_t i = 0; i < value.n && used < sizeof(line) - 64; i++) {
+    /* What is no UTF-8 is shown byte by byte, so that every line is valid JSON. */
+    bool utf8 = utf8_valid(value);
+    for (size_t i = 0; i < value.n; i++) {
         uint8_t c = value.p[i];
+        bool inside = utf8 && (c & 0xc0) == 0x80;
+        if (used >= sizeof(line) - 64 && !inside)
+            break;
         if (c == '"' || c == '\\')
             put("\\%c", c);
-        else if (c < 0x20 || c >= 0x7f)
-            put("\\u%04x", c); /* bytes, not characters: hostile text stays one line of ASCII */
+        else if (c < 0x20 || c == 0x7f || (c >= 0x80 && !utf8))
+            put("\\u%04x", c);
         else
             line[used++] = (char)c;
     }
@@ -94,7 +109,7 @@ void log_end(void)
 {
     line[used++] = '}';
     line[used++] = '\n';
-    if (write(log_fd, line, used) == (ssize_t)used) {
+    if (output.write(slice_of(line, used))) {
         if (dropped_unsaid && log_begin(LOG_logs_dropped)) {
             int64_t n = (int64_t)dropped_unsaid;
             dropped_unsaid = 0;
@@ -105,4 +120,17 @@ void log_end(void)
     }
     metrics.logs_dropped_total++;
     dropped_unsaid++;
+}
+
+enum err log_write_docs(struct buf *out)
+{
+    enum err e = buf_printf(out,
+                            "# Log events\n\nMade by `weir docs logs` from `src/tbl/log.def`. A "
+                            "line is one JSON object: `time` (RFC 3339, UTC), `level`, "
+                            "`event`, `msg`, and the event's own fields.\n\n"
+                            "| event | level | meaning |\n|---|---|---|\n");
+    for (size_t i = 0; i < ARRAY_LEN(rows) && !e; i++)
+        e = buf_printf(out, "| `%s` | %s | %s |\n", rows[i].name, levels[rows[i].level],
+                       rows[i].text);
+    return e;
 }

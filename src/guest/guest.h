@@ -2,11 +2,17 @@
  * of the loop's thread. This layer knows no connection: what a guest asks of the host goes through
  * struct guest_ops, which the program fills.
  *
- *   guest_call_start             slice used up            results, trap, deadline, timeout
- *  -----------------> WAITING ------------------> READY ----------------------------> done()
- *         |              ^  slot free                |
- *         +-- no slot ---+          <----------------+  next in its module's turn
- */
+ *   guest_call_start      slot free                slice used up
+ *  --- no slot ---> WAITING -------> RUNNING -------------------------> READY
+ *   |                                 ^  | results, trap,                 |
+ *   +---- slot free ------------------+  | deadline, timeout              |
+ *                                     |  v                                |
+ *                                     | done()                            |
+ *                                     +----- next in its module's turn ---+
+ *
+ * At most budget_ns of an iteration of the loop belong to guests: while guests_admit says no, the
+ * program leaves input where it is. When calls that were suspended got no time because new ones
+ * used it up, the next iteration is theirs. */
 #ifndef WEIR_GUEST_H
 #define WEIR_GUEST_H
 
@@ -18,7 +24,8 @@
 struct guest_call;
 
 /* What host functions do; `call` names the event. Slices point into guest memory: copy. Reads
- * return the full length and write nothing where cap is too small (DESIGN 6: weir_v1). */
+ * return the full length and write nothing where cap is too small (docs/GUESTS.md: weir_v1). They
+ * run on the guest's fiber, whose stack is small: append and return. */
 struct guest_ops {
     int32_t (*msg_read)(struct guest_call *call, uint8_t *p, uint32_t cap);
     int32_t (*ws_send)(struct guest_call *call, uint64_t conn, uint32_t kind, struct slice data);
@@ -36,19 +43,25 @@ struct guest_ops {
 };
 
 struct guest_limits {
-    uint32_t slots, queue;           /* calls at one time; calls that wait */
-    uint32_t memory_max;             /* the largest of all modules, bytes */
-    uint32_t slice_ms, iteration_ms; /* a guest's slice; all guests' time an iteration */
+    uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
+    uint32_t slots_module; /* instances of one module, so that others find a slot */
+    uint32_t memory_max;   /* the largest of all modules, bytes */
+    uint64_t budget_ns;    /* of all guests in an iteration; a single slice may exceed it */
 };
 
-enum guest_export { /* exports with a meaning, in this order */
-                    GUEST_ON_HTTP,
-                    GUEST_ON_WS_HANDSHAKE,
-                    GUEST_ON_WS_OPEN,
-                    GUEST_ON_WS_MESSAGE,
-                    GUEST_ON_WS_DRAIN,
-                    GUEST_ON_WS_CLOSE,
-                    GUEST_EXPORTS
+/* Exports with a meaning: GUEST_EXPORT(name, parameters as i and l, whether it returns an i32). */
+#define GUEST_EXPORT_LIST(GUEST_EXPORT)                                                            \
+    GUEST_EXPORT(on_http, "", true)                                                                \
+    GUEST_EXPORT(on_ws_handshake, "l", true)                                                       \
+    GUEST_EXPORT(on_ws_open, "l", false)                                                           \
+    GUEST_EXPORT(on_ws_message, "lii", true)                                                       \
+    GUEST_EXPORT(on_ws_close, "lii", false)
+
+enum guest_export {
+#define GUEST_EXPORT(name, params, result) GUEST_##name,
+    GUEST_EXPORT_LIST(GUEST_EXPORT)
+#undef GUEST_EXPORT
+        GUEST_EXPORTS
 };
 
 struct guest_function { /* an export that /api/exec may call */
@@ -66,6 +79,8 @@ struct guest_module {
     struct weir_entry *exports[GUEST_EXPORTS];
     struct guest_function *functions;
     uint32_t n_functions;
+    bool handlers;       /* it exports an on_ function or _start: not for /api/exec by itself */
+    uint32_t running;    /* calls that have an instance */
     struct list ready;   /* calls whose slice was used up */
     struct list waiting; /* calls without an instance yet */
     struct list turn;    /* among the modules that have either */
@@ -77,9 +92,11 @@ struct guests {
     struct guest_ops ops;
     wasm_engine_t *engines[2]; /* native, pulley */
     wasmtime_linker_t *linkers[2];
+    const uint64_t *now_ns; /* the loop's: when this iteration began */
+    uint64_t clock_ns;      /* when a guest last ended or yielded */
+    bool owed;              /* this iteration belongs to suspended calls */
     struct list turns;
-    uint32_t running, waiting, tick_seen;
-    uint64_t now_ms;
+    uint32_t running, waiting;
 };
 
 struct guest_call {
@@ -89,36 +106,46 @@ struct guest_call {
     struct weir_call *call;
     wasmtime_store_t *store;
     struct weir_call_frame frame;
-    uint64_t started_ms;
+    uint64_t started_ns;
     uint32_t used_ticks;
-    enum err over; /* why the epoch callback ended it */
-    bool suspended;
+    enum err over;                                     /* why the epoch callback ended it */
     void (*done)(struct guest_call *call, enum err e); /* once; may free the call */
 };
 
-enum err guests_init(struct guests *g, const struct guest_limits *limits,
-                     const struct guest_ops *ops, struct buf *why) MUST_USE;
+void guests_init(struct guests *g, const struct guest_limits *limits, const struct guest_ops *ops,
+                 const uint64_t *now_ns);
 void guests_done(struct guests *g);
 
-/* Loads compiled code from fd, which it takes. The module stays where it is until guest_unload. */
+const char *guest_engine_version(void);
+void guest_module_init(struct guest_module *m, const char *name, uint32_t memory,
+                       uint32_t deadline_ms, uint32_t timeout_ms);
+/* Loads compiled code from fd, which it takes. The module stays where it is until guest_unload.
+ * ERR_MODULE_REFUSED: why says what is wrong with it. */
 enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int fd,
                     struct buf *why) MUST_USE;
 void guest_unload(struct guest_module *m);
+/* name empty: the function named like the module, or the only one. NULL: none. */
 const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name);
 
+/* Whether a new event may be started in this iteration. */
+bool guests_admit(const struct guests *g);
+/* Whether guest_call_start would say ERR_GUEST_BUSY. */
+bool guests_full(const struct guests *g);
 /* Runs a call whose module, entry, frame's arguments and done are set. done() may be called before
  * this returns. ERR_GUEST_BUSY, and no done(), where too many wait. */
 enum err guest_call_start(struct guests *g, struct guest_call *c) MUST_USE;
 /* The loop's phase: slices of suspended and waiting calls in turn. true: more is ready. */
-bool guests_run(struct guests *g, uint64_t now_ms);
+bool guests_run(struct guests *g);
+
 static inline void guest_arg(struct guest_call *c, uint8_t kind, uint64_t bits)
 {
     c->frame.values[c->frame.n_args++] = (struct weir_value){kind, bits};
 }
 
-/* Used by guest_host.c and guest_call.c. */
+bool guest_export_returns(enum guest_export x); /* an i32 */
+
+/* Between the files of guest/. */
 enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
 void guest_ticker_engine(int which, wasm_engine_t *engine); /* NULL: gone */
-struct slice guest_memory(struct guest_call *c, wasmtime_caller_t *caller);
 
 #endif

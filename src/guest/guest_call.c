@@ -6,6 +6,8 @@
 #include "guest/guest.h"
 #include "sys/sys.h"
 
+enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
+
 static wasm_engine_t *tick_engines[2];
 static volatile uint32_t ticks, ticks_idle;
 static bool ticking;
@@ -48,10 +50,9 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
     (void)context;
     struct guest_call *c = data;
     c->used_ticks++;
-    uint64_t now_ms = sys_now_ns() / 1000000;
     if (c->used_ticks > c->module->deadline_ms)
         c->over = ERR_GUEST_DEADLINE;
-    else if (now_ms - c->started_ms > c->module->timeout_ms)
+    else if (sys_now_ns() - c->started_ns > c->module->timeout_ms * UINT64_C(1000000))
         c->over = ERR_GUEST_TIMEOUT;
     if (c->over)
         return wasmtime_error_new(err_text(c->over));
@@ -75,25 +76,40 @@ static bool start(struct guests *g, struct guest_call *c)
     c->frame.trap = -1;
     c->frame.error = NULL;
     c->call = weir_call_new(c->entry, context, &c->frame);
-    g->running++;
-    metrics.guests_running = g->running;
+    metrics.guests_running = ++g->running;
+    m->running++;
     metrics.guest_events_total++;
     return true;
 }
 
-/* "message; at f <- g <- h", functions by the names of the module's name section. */
+/* The innermost cause: the engine's text begins with the backtrace, which is reported apart. */
+static struct slice cause(const struct guest_call *c, const wasm_name_t *message)
+{
+    static const char mark[] = "wasm trap: ", caused[] = "Caused by:\n";
+    const char *at = memmem(message->data, message->size, mark, sizeof(mark) - 1);
+    const char *end = message->data + message->size;
+    if (c->over)
+        return slice_str(err_text(c->over));
+    if (at)
+        at += sizeof(mark) - 1;
+    else if ((at = memmem(message->data, message->size, caused, sizeof(caused) - 1)) != NULL)
+        at += sizeof(caused) - 1;
+    else
+        at = message->data;
+    const char *line = memchr(at, '\n', (size_t)(end - at));
+    return slice_of(at, (size_t)((line ? line : end) - at));
+}
+
+/* "cause; in f <- g <- h", functions by the names of the module's name section. */
 static void report(struct guest_call *c, enum err e)
 {
     char text[1024];
-    size_t n = 0;
     wasm_name_t message = {0, NULL};
     wasm_frame_vec_t frames = {0, NULL};
     wasmtime_error_message(c->frame.error, &message);
-    const char *end = memchr(message.data, '\n', message.size);
-    size_t len = end ? (size_t)(end - message.data) : message.size;
-    len = MIN(len, sizeof(text) / 2);
-    memcpy(text, message.data, len);
-    n = len;
+    struct slice why = cause(c, &message);
+    size_t n = MIN(why.n, sizeof(text) / 2);
+    memcpy(text, why.p, n);
     wasmtime_error_wasm_trace(c->frame.error, &frames);
     for (size_t i = 0; i < frames.size && i < 8; i++) {
         const wasm_name_t *name = wasmtime_frame_func_name(frames.data[i]);
@@ -123,12 +139,28 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
     c->call = NULL;
     c->store = NULL;
     metrics.guests_running = --g->running;
+    c->module->running--;
     c->done(c, e);
 }
 
-static bool budget_left(const struct guests *g)
+static uint64_t spent_ns(const struct guests *g)
 {
-    return ticks - g->tick_seen < g->limits.iteration_ms;
+    return g->clock_ns > *g->now_ns ? g->clock_ns - *g->now_ns : 0;
+}
+
+bool guests_full(const struct guests *g)
+{
+    return g->running >= g->limits.slots && g->waiting >= g->limits.queue;
+}
+
+bool guests_admit(const struct guests *g)
+{
+    return !g->owed && spent_ns(g) < g->limits.budget_ns && !guests_full(g);
+}
+
+static bool slot_free(const struct guests *g, const struct guest_module *m)
+{
+    return g->running < g->limits.slots && m->running < g->limits.slots_module;
 }
 
 static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
@@ -139,31 +171,28 @@ static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
         list_append(&g->turns, &m->turn);
 }
 
-/* One slice. */
+/* One slice. The call may be gone afterwards. */
 static void step(struct guests *g, struct guest_call *c)
 {
     ticker_arm();
     int r = weir_call_poll(c->call);
-    if (r != 0) {
+    if (r == 0) {
+        metrics.guest_slices_total++;
+        enqueue(g, c, &c->module->ready);
+    } else {
         finish(g, c, r);
-        return;
     }
-    c->suspended = true;
-    metrics.guest_slices_total++;
-    enqueue(g, c, &c->module->ready);
+    g->clock_ns = sys_now_ns();
 }
 
 enum err guest_call_start(struct guests *g, struct guest_call *c)
 {
+    struct guest_module *m = c->module;
     c->used_ticks = 0;
     c->over = ERR_NONE;
-    c->suspended = false;
+    c->started_ns = *g->now_ns;
     list_init(&c->node);
-    struct guest_module *m = c->module;
-    bool now = list_empty(&m->ready) && list_empty(&m->waiting) && budget_left(g) &&
-               g->running < g->limits.slots;
-    if (now) {
-        c->started_ms = g->now_ms ? g->now_ms : sys_now_ns() / 1000000;
+    if (slot_free(g, m) && list_empty(&m->waiting)) {
         if (!start(g, c))
             return ERR_GUEST_START;
         step(g, c);
@@ -173,40 +202,56 @@ enum err guest_call_start(struct guests *g, struct guest_call *c)
         metrics.guest_busy_total++;
         return ERR_GUEST_BUSY;
     }
-    c->started_ms = sys_now_ns() / 1000000;
     metrics.guests_waiting = ++g->waiting;
     enqueue(g, c, &m->waiting);
     return ERR_NONE;
 }
 
+/* Takes a call off the queue of its module: the first slice, or the end of one that is too old. */
 static void take_waiting(struct guests *g, struct guest_module *m)
 {
     struct guest_call *c = CONTAINER_OF(list_pop(&m->waiting), struct guest_call, node);
     metrics.guests_waiting = --g->waiting;
-    if (g->now_ms - c->started_ms > m->timeout_ms)
+    if (*g->now_ns - c->started_ns > m->timeout_ms * UINT64_C(1000000)) {
+        metrics.guest_deadlines_total++;
         c->done(c, ERR_GUEST_TIMEOUT);
-    else if (start(g, c))
+    } else if (start(g, c)) {
         step(g, c);
-    else
+    } else {
         c->done(c, ERR_GUEST_START);
+    }
 }
 
-bool guests_run(struct guests *g, uint64_t now_ms)
+/* One slice of a module. false: it has none that could run now. */
+static bool turn(struct guests *g, struct guest_module *m)
 {
-    g->now_ms = now_ms;
-    uint32_t stuck = 0;
-    while (!list_empty(&g->turns) && budget_left(g) && stuck < 64) {
+    if (!list_empty(&m->waiting) && slot_free(g, m))
+        take_waiting(g, m);
+    else if (!list_empty(&m->ready))
+        step(g, CONTAINER_OF(list_pop(&m->ready), struct guest_call, node));
+    else
+        return false;
+    return true;
+}
+
+bool guests_run(struct guests *g)
+{
+    uint32_t idle = 0; /* modules in a row that could not run */
+    if (list_empty(&g->turns)) {
+        g->owed = false;
+        return false;
+    }
+    if (!g->owed && spent_ns(g) >= g->limits.budget_ns) {
+        g->owed = true;
+        return true;
+    }
+    g->owed = false;
+    do {
         struct guest_module *m = CONTAINER_OF(list_pop(&g->turns), struct guest_module, turn);
-        if (!list_empty(&m->waiting) && g->running < g->limits.slots)
-            take_waiting(g, m);
-        else if (!list_empty(&m->ready))
-            step(g, CONTAINER_OF(list_pop(&m->ready), struct guest_call, node));
-        else
-            stuck++;
+        idle = turn(g, m) ? 0 : idle + 1;
         bool more = !list_empty(&m->ready) || !list_empty(&m->waiting);
         if (more && list_empty(&m->turn))
             list_append(&g->turns, &m->turn);
-    }
-    g->tick_seen = ticks;
+    } while (!list_empty(&g->turns) && spent_ns(g) < g->limits.budget_ns && idle < MODULES_IDLE);
     return !list_empty(&g->turns);
 }

@@ -3,12 +3,21 @@
 #include <stdlib.h>
 
 #include "guest/guest.h"
+#include "sys/sys.h"
 
-static const char *const export_names[GUEST_EXPORTS] = {
-    "on_http", "on_ws_handshake", "on_ws_open", "on_ws_message", "on_ws_drain", "on_ws_close"};
-/* args: i int, l long; result i or none */
-static const char *const export_args[GUEST_EXPORTS] = {"", "l", "l", "lii", "l", "lii"};
-static const bool export_result[GUEST_EXPORTS] = {true, true, false, true, false, false};
+static const struct {
+    const char *name, *params; /* i int, l long */
+    bool result;               /* an int */
+} export_rows[GUEST_EXPORTS] = {
+#define GUEST_EXPORT(name, params, result) {#name, params, result},
+    GUEST_EXPORT_LIST(GUEST_EXPORT)
+#undef GUEST_EXPORT
+};
+
+bool guest_export_returns(enum guest_export x)
+{
+    return x < GUEST_EXPORTS && export_rows[x].result;
+}
 
 static enum err refuse(struct buf *why, const char *text)
 {
@@ -26,15 +35,32 @@ static enum err refuse_error(struct buf *why, wasmtime_error_t *error)
     return e ? e : ERR_MODULE_REFUSED;
 }
 
-enum err guests_init(struct guests *g, const struct guest_limits *limits,
-                     const struct guest_ops *ops, struct buf *why)
+void guests_init(struct guests *g, const struct guest_limits *limits, const struct guest_ops *ops,
+                 const uint64_t *now_ns)
 {
-    (void)why;
     memset(g, 0, sizeof(*g));
     g->limits = *limits;
     g->ops = *ops;
+    g->now_ns = now_ns;
     list_init(&g->turns);
-    return ERR_NONE;
+}
+
+const char *guest_engine_version(void)
+{
+    return WASMTIME_VERSION;
+}
+
+void guest_module_init(struct guest_module *m, const char *name, uint32_t memory,
+                       uint32_t deadline_ms, uint32_t timeout_ms)
+{
+    memset(m, 0, sizeof(*m));
+    snprintf(m->name, sizeof(m->name), "%s", name);
+    m->memory = memory;
+    m->deadline_ms = deadline_ms;
+    m->timeout_ms = timeout_ms;
+    list_init(&m->ready);
+    list_init(&m->waiting);
+    list_init(&m->turn);
 }
 
 static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
@@ -85,10 +111,10 @@ static bool number_kinds(const wasm_valtype_vec_t *v, uint8_t *n, uint8_t kinds[
 static bool export_fits(const wasm_functype_t *t, enum guest_export x)
 {
     uint8_t n_args, n_results, kinds[WEIR_VALUES_MAX], results[WEIR_VALUES_MAX];
-    const char *want = export_args[x];
+    const char *want = export_rows[x].params;
     if (!number_kinds(wasm_functype_params(t), &n_args, kinds) ||
         !number_kinds(wasm_functype_results(t), &n_results, results) || n_args != strlen(want) ||
-        n_results != export_result[x] || (n_results && results[0] != WASM_I32))
+        n_results != export_rows[x].result || (n_results && results[0] != WASM_I32))
         return false;
     for (int i = 0; i < n_args; i++)
         if (kinds[i] != (want[i] == 'l' ? WASM_I64 : WASM_I32))
@@ -105,8 +131,10 @@ static enum err export_take(struct guest_module *m, const wasm_exporttype_t *x, 
         return ERR_NONE;
     memcpy(f->name, name->data, name->size);
     f->name[name->size] = 0;
+    bool handler = strncmp(f->name, "on_", 3) == 0 || strcmp(f->name, "_start") == 0;
+    m->handlers |= handler;
     for (int i = 0; i < GUEST_EXPORTS; i++) {
-        if (strcmp(f->name, export_names[i]) != 0)
+        if (strcmp(f->name, export_rows[i].name) != 0)
             continue;
         if (!export_fits(t, (enum guest_export)i)) {
             enum err e = buf_printf(why, "export %s has another signature than weir_v1 asks for",
@@ -116,7 +144,7 @@ static enum err export_take(struct guest_module *m, const wasm_exporttype_t *x, 
         m->exports[i] = weir_entry_new(m->pre, f->name);
         return ERR_NONE;
     }
-    if (strcmp(f->name, "_initialize") == 0 || strcmp(f->name, "_start") == 0 ||
+    if (handler || strcmp(f->name, "_initialize") == 0 ||
         !number_kinds(wasm_functype_params(t), &f->n_args, f->args) ||
         !number_kinds(wasm_functype_results(t), &f->n_results, f->results))
         return ERR_NONE;
@@ -144,12 +172,11 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
 {
     m->guests = g;
     m->pulley = pulley;
-    list_init(&m->ready);
-    list_init(&m->waiting);
-    list_init(&m->turn);
     enum err e = engine_make(g, pulley, why);
-    if (e)
+    if (e) {
+        sys_close(fd);
         return e;
+    }
     char *text = NULL;
     m->module = weir_module_load(g->engines[pulley], fd, &text);
     if (!m->module) {

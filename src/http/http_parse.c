@@ -14,6 +14,27 @@ static bool is_hex(uint8_t c)
     return (c >= '0' && c <= '9') || (ascii_lower(c) >= 'a' && ascii_lower(c) <= 'f');
 }
 
+static bool is_blank(uint8_t c)
+{
+    return c == ' ' || c == '\t';
+}
+
+bool http_token_valid(struct slice s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if (!is_token(s.p[i]))
+            return false;
+    return s.n > 0;
+}
+
+bool http_field_value_valid(struct slice s)
+{
+    for (size_t i = 0; i < s.n; i++)
+        if ((s.p[i] < 0x20 && s.p[i] != '\t') || s.p[i] == 0x7f)
+            return false;
+    return true;
+}
+
 static struct http_result bad(enum err e)
 {
     return (struct http_result){HTTP_BAD, e, 0};
@@ -171,7 +192,7 @@ static enum err parse_length(struct slice v, struct http_request *r)
 static enum err parse_field(const uint8_t *p, size_t at, size_t end, struct http_request *r)
 {
     size_t i = at;
-    if (p[at] == ' ' || p[at] == '\t')
+    if (is_blank(p[at]))
         return ERR_HTTP_FOLD;
     while (i < end && is_token(p[i]))
         i++;
@@ -180,32 +201,50 @@ static enum err parse_field(const uint8_t *p, size_t at, size_t end, struct http
     if (r->n_fields == HTTP_FIELDS_MAX)
         return ERR_HTTP_HEAD_SIZE;
     size_t from = i + 1, to = end;
-    while (from < to && (p[from] == ' ' || p[from] == '\t'))
+    while (from < to && is_blank(p[from]))
         from++;
-    while (to > from && (p[to - 1] == ' ' || p[to - 1] == '\t'))
+    while (to > from && is_blank(p[to - 1]))
         to--;
     r->fields[r->n_fields++] = (struct http_field){span(at, i), span(from, to)};
     return ERR_NONE;
 }
 
-/* One comma list: whether it has the token; *n counts its members. */
-static bool list_has(struct slice v, struct slice token, unsigned *n)
+/* The next member of a comma-separated list, without white space around it; empty ones are passed
+ * over. false: the end. */
+static bool list_next(struct slice list, size_t *at, struct slice *member)
 {
-    bool found = false;
-    for (size_t at = 0; at <= v.n;) {
-        size_t end = at;
-        while (end < v.n && v.p[end] != ',')
-            end++;
-        size_t from = at, to = end;
-        while (from < to && (v.p[from] == ' ' || v.p[from] == '\t'))
+    while (*at < list.n) {
+        const uint8_t *comma = memchr(list.p + *at, ',', list.n - *at);
+        size_t from = *at, to = comma ? (size_t)(comma - list.p) : list.n;
+        *at = to + 1;
+        while (from < to && is_blank(list.p[from]))
             from++;
-        while (to > from && (v.p[to - 1] == ' ' || v.p[to - 1] == '\t'))
+        while (to > from && is_blank(list.p[to - 1]))
             to--;
-        if (to > from)
-            ++*n;
-        found |= slice_eq_nocase(slice_of(v.p + from, to - from), token);
-        at = end + 1;
+        if (to > from) {
+            *member = slice_of(list.p + from, to - from);
+            return true;
+        }
     }
+    return false;
+}
+
+bool http_list_has(struct slice list, struct slice member)
+{
+    struct slice m;
+    for (size_t at = 0; list_next(list, &at, &m);)
+        if (slice_eq(m, member))
+            return true;
+    return false;
+}
+
+/* Options such as those of Connection compare without case; *n counts the members. */
+static bool list_has(struct slice list, struct slice member, unsigned *n)
+{
+    struct slice m;
+    bool found = false;
+    for (size_t at = 0; list_next(list, &at, &m); ++*n)
+        found |= slice_eq_nocase(m, member);
     return found;
 }
 
@@ -283,21 +322,19 @@ struct http_result http_parse_request(const uint8_t *p, size_t n, size_t *scanne
     }
     if (found.state != HTTP_DONE)
         return found;
-    static struct http_request r; /* one loop a process; keeps 600 bytes off the stack */
-    memset(&r, 0, offsetof(struct http_request, fields));
+    memset(out, 0, offsetof(struct http_request, fields));
     size_t end = found.consumed, at = start;
     const uint8_t *line = memchr(p + at, '\r', end - at);
-    enum err e = parse_line(p, at, (size_t)(line - p), limits, &r);
+    enum err e = parse_line(p, at, (size_t)(line - p), limits, out);
     for (at = (size_t)(line - p) + 2; !e && at < end - 2; at = (size_t)(line - p) + 2) {
         line = memchr(p + at, '\r', end - at);
-        e = parse_field(p, at, (size_t)(line - p), &r);
+        e = parse_field(p, at, (size_t)(line - p), out);
     }
     if (!e)
-        e = take_meaning(p, &r);
+        e = take_meaning(p, out);
     if (e)
         return bad(e);
-    r.head_len = (uint32_t)end;
-    memcpy(out, &r, offsetof(struct http_request, fields) + r.n_fields * sizeof(r.fields[0]));
+    out->head_len = (uint32_t)end;
     return found;
 }
 
@@ -309,15 +346,12 @@ struct slice http_field_get(const struct http_request *r, const uint8_t *base, s
     return SLICE_NONE;
 }
 
-bool http_field_has_token(const struct http_request *r, const uint8_t *base, struct slice name,
-                          struct slice token)
+unsigned http_field_count(const struct http_request *r, const uint8_t *base, struct slice name)
 {
     unsigned n = 0;
     for (uint32_t i = 0; i < r->n_fields; i++)
-        if (slice_eq_nocase(http_span_slice(base, r->fields[i].name), name) &&
-            list_has(http_span_slice(base, r->fields[i].value), token, &n))
-            return true;
-    return false;
+        n += slice_eq_nocase(http_span_slice(base, r->fields[i].name), name);
+    return n;
 }
 
 const char *http_status_text(unsigned status)

@@ -48,7 +48,8 @@ struct http_result {
     size_t consumed;
 };
 
-/* *scanned: what an earlier call with fewer of the same bytes has looked at; 0 at first. */
+/* *scanned: what an earlier call with fewer of the same bytes has looked at; 0 at first. *out has
+ * a meaning after DONE only. */
 struct http_result http_parse_request(const uint8_t *p, size_t n, size_t *scanned,
                                       const struct http_limits *limits, struct http_request *out);
 
@@ -59,9 +60,11 @@ static inline struct slice http_span_slice(const uint8_t *base, struct http_span
 
 /* The first field of that name; {NULL, 0} where there is none. */
 struct slice http_field_get(const struct http_request *r, const uint8_t *base, struct slice name);
-/* Whether the lists in all fields of that name contain the token (RFC 9110 5.6.1). */
-bool http_field_has_token(const struct http_request *r, const uint8_t *base, struct slice name,
-                          struct slice token);
+unsigned http_field_count(const struct http_request *r, const uint8_t *base, struct slice name);
+/* Whether a comma-separated list has that member (RFC 9110 5.6.1), letter for letter. */
+bool http_list_has(struct slice list, struct slice member);
+bool http_token_valid(struct slice s);       /* RFC 9110 5.6.2, not empty */
+bool http_field_value_valid(struct slice s); /* RFC 9110 5.5 */
 const char *http_method_name(enum http_method m);
 const char *http_status_text(unsigned status); /* RFC 9110 15 */
 

@@ -1,20 +1,32 @@
 #include "hub/effects.h"
 
-void effects_init(struct effects *fx, uint32_t output_max)
+enum { HEAD_MAX = 16 << 10, KEEP_LIST = 1024, KEEP_BYTES = 4096 };
+
+void effects_init(struct effects *fx)
 {
     buf_init(&fx->list, EFFECTS_MAX * sizeof(struct effect));
-    buf_init(&fx->bytes, output_max);
-    buf_init(&fx->head, 16 << 10);
-    buf_init(&fx->body, output_max);
+    buf_init(&fx->bytes, 0);
+    buf_init(&fx->head, HEAD_MAX);
+    buf_init(&fx->body, 0);
     fx->status = 0;
+}
+
+void effects_limit(struct effects *fx, uint32_t output_max)
+{
+    /* What is kept warm of an earlier event may be more than this one's limit. */
+    if (fx->bytes.cap > output_max)
+        buf_done(&fx->bytes);
+    if (fx->body.cap > output_max)
+        buf_done(&fx->body);
+    fx->bytes.max = fx->body.max = output_max;
 }
 
 void effects_clear(struct effects *fx)
 {
-    buf_clear(&fx->list, 1024);
-    buf_clear(&fx->bytes, 4096);
+    buf_clear(&fx->list, KEEP_LIST);
+    buf_clear(&fx->bytes, KEEP_BYTES);
     buf_clear(&fx->head, 0);
-    buf_clear(&fx->body, 4096);
+    buf_clear(&fx->body, KEEP_BYTES);
     fx->status = 0;
 }
 
@@ -38,6 +50,22 @@ enum err effects_add(struct effects *fx, enum effect_kind kind, uint64_t conn, u
     return err ? err : buf_append(&fx->bytes, b);
 }
 
+static struct slice bytes_of(const struct effects *fx, const struct effect *e)
+{
+    return e->len ? slice_of(fx->bytes.p + e->off, e->len) : SLICE_NONE;
+}
+
+bool effects_last(const struct effects *fx, enum effect_kind kind, struct slice *out)
+{
+    const struct effect *v = (const struct effect *)fx->list.p;
+    for (size_t i = fx->list.len / sizeof(*v); i-- > 0;)
+        if (v[i].kind == kind) {
+            *out = bytes_of(fx, &v[i]);
+            return true;
+        }
+    return false;
+}
+
 uint32_t effects_queued(const struct effects *fx, uint64_t conn)
 {
     const struct effect *v = (const struct effect *)fx->list.p;
@@ -52,5 +80,5 @@ void effects_apply(struct effects *fx,
 {
     const struct effect *v = (const struct effect *)fx->list.p;
     for (size_t i = 0; i < fx->list.len / sizeof(*v); i++)
-        apply(arg, &v[i], slice_of(fx->bytes.p + v[i].off, v[i].len));
+        apply(arg, &v[i], bytes_of(fx, &v[i]));
 }

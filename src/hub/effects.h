@@ -22,12 +22,15 @@ struct effects {
     uint16_t status;
 };
 
-void effects_init(struct effects *fx, uint32_t output_max);
+void effects_init(struct effects *fx);
+void effects_limit(struct effects *fx, uint32_t output_max); /* bytes, of this event */
 void effects_clear(struct effects *fx); /* for the next event; keeps small buffers */
 void effects_done(struct effects *fx);
 /* ERR_LIMIT past EFFECTS_MAX or the output bound. a and b are stored one after the other. */
 enum err effects_add(struct effects *fx, enum effect_kind kind, uint64_t conn, uint16_t code,
                      struct slice a, struct slice b) MUST_USE;
+/* What the last effect of a kind carries; false: there is none. */
+bool effects_last(const struct effects *fx, enum effect_kind kind, struct slice *out);
 uint32_t effects_queued(const struct effects *fx, uint64_t conn); /* bytes for that connection */
 /* Calls apply for each, in order. */
 void effects_apply(struct effects *fx,

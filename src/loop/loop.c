@@ -58,6 +58,7 @@ void loop_run(struct loop *l)
         int n = sys_poller_wait(l->poller, events, more ? 0 : wheel_next_ms(&l->wheel, l->now_ms));
         l->now_ns = sys_now_ns();
         l->now_ms = l->now_ns / 1000000;
+        wheel_clock(&l->wheel, l->now_ms);
         for (int i = 0; i < n; i++)
             dispatch(l, &events[i]);
         wheel_advance(&l->wheel, l->now_ms, fire, l);

@@ -7,7 +7,16 @@
 #include "sys/sys.h"
 
 /* What an event's or a timer's target is; the owner registers a handler for its kind. */
-enum loop_kind { LOOP_CONN, LOOP_LISTENER, LOOP_CONTROL, LOOP_KINDS };
+enum loop_kind {
+    LOOP_CONN,
+    LOOP_LISTENER,
+    LOOP_CONTROL, /* words between supervisor and worker */
+    LOOP_SIGNAL,
+    LOOP_LOG,
+    LOOP_DRAIN,
+    LOOP_RESTART,
+    LOOP_KINDS
+};
 enum { LOOP_PHASES = 4 };
 
 struct loop {

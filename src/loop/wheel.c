@@ -46,7 +46,8 @@ void wheel_set(struct wheel *w, struct timer *t, uint64_t delay_ms)
         unlink_timer(w, t);
     /* One more tick than the delay, as the present one has partly gone. */
     uint64_t ticks = (delay_ms + WHEEL_TICK_MS - 1) / WHEEL_TICK_MS + 1;
-    t->due = w->now + (uint32_t)MIN(ticks, (uint64_t)SPAN);
+    uint64_t from_now = (uint64_t)(w->clock - w->now) + ticks;
+    t->due = w->now + (uint32_t)MIN(from_now, (uint64_t)SPAN);
     place(w, t);
 }
 
@@ -102,10 +103,16 @@ static uint32_t tick_of(const struct wheel *w, uint64_t now_ms)
     return (uint32_t)((now_ms - w->start_ms) / WHEEL_TICK_MS);
 }
 
+void wheel_clock(struct wheel *w, uint64_t now_ms)
+{
+    w->clock = tick_of(w, now_ms);
+}
+
 void wheel_advance(struct wheel *w, uint64_t now_ms, void (*fire)(struct timer *t, void *arg),
                    void *arg)
 {
     uint32_t to = tick_of(w, now_ms);
+    w->clock = to;
     while (w->now != to) {
         uint32_t step = next_ticks(w);
         if (!step || step > to - w->now) {

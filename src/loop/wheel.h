@@ -17,12 +17,16 @@ struct timer {
 
 struct wheel {
     uint64_t start_ms;
-    uint32_t now; /* tick */
+    uint32_t now;   /* tick up to which timers were fired */
+    uint32_t clock; /* tick from which new delays count; ahead of now between sleep and advance */
     uint64_t used[WHEEL_LEVELS];
     struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
 void wheel_init(struct wheel *w, uint64_t now_ms);
+/* Tells the time after a sleep, so that delays set before wheel_advance do not count from before.
+ */
+void wheel_clock(struct wheel *w, uint64_t now_ms);
 /* Sets or moves the timer. Delays past the wheel's span (18 hours) fire at its end. */
 void wheel_set(struct wheel *w, struct timer *t, uint64_t delay_ms);
 void wheel_cancel(struct wheel *w, struct timer *t);

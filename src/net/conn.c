@@ -2,15 +2,26 @@
 
 #include <errno.h>
 
-#include "base/log.h"
+#define NO_CONN UINT32_MAX
 
-#define NO_LINK UINT32_MAX
+static uint64_t poll_data(const struct conn *c)
+{
+    return loop_data(LOOP_CONN, c->slot.index, c->slot.generation);
+}
 
 static void want(struct net *net, struct conn *c)
 {
     uint32_t in = c->unpolled || c->peer_ended ? 0 : SYS_IN;
     sys_poller_change(net->loop->poller, c->fd, in | (c->queue ? (uint32_t)SYS_OUT : 0),
-                      loop_data(LOOP_CONN, c->slot.index, c->slot.generation));
+                      poll_data(c));
+}
+
+static void poll_again(struct net *net, struct conn *c)
+{
+    if (!c->unpolled || c->state == CONN_CLOSED)
+        return;
+    c->unpolled = false;
+    want(net, c);
 }
 
 static void buf_drop(struct buf **b)
@@ -34,6 +45,42 @@ static enum err buf_keep(struct buf **b, uint32_t max, struct slice s)
     return buf_append(*b, s);
 }
 
+/* ---- lists ---- */
+
+static void list_put(struct net *net, struct conn_list *l, struct conn *c)
+{
+    if (c->listed)
+        return;
+    c->listed = true;
+    c->next = NO_CONN;
+    if (l->head == NO_CONN)
+        l->head = c->slot.index;
+    else
+        ((struct conn *)pool_at(&net->conns, l->tail))->next = c->slot.index;
+    l->tail = c->slot.index;
+}
+
+static struct conn *list_take(struct net *net, struct conn_list *l)
+{
+    if (l->head == NO_CONN)
+        return NULL;
+    struct conn *c = pool_at(&net->conns, l->head);
+    ASSERT(c && c->listed);
+    l->head = c->next;
+    c->listed = false;
+    return c;
+}
+
+/* Takes the whole list, so that what is put back waits for the next iteration. */
+static struct conn_list list_all(struct conn_list *l)
+{
+    struct conn_list all = *l;
+    l->head = NO_CONN;
+    return all;
+}
+
+/* ---- life ---- */
+
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
 {
     struct conn *c = pool_alloc(&net->conns);
@@ -43,10 +90,9 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
     }
     c->fd = fd;
     c->protocol = protocol;
-    c->link = NO_LINK;
+    c->close_reason = CLOSE_COUNT;
     c->timer.kind = LOOP_CONN;
-    if (sys_poller_add(net->loop->poller, fd, SYS_IN,
-                       loop_data(LOOP_CONN, c->slot.index, c->slot.generation)) < 0) {
+    if (sys_poller_add(net->loop->poller, fd, SYS_IN, poll_data(c)) < 0) {
         sys_close(fd);
         pool_free(&net->conns, c);
         return NULL;
@@ -56,90 +102,94 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
     return c;
 }
 
-static void push(struct net *net, uint32_t *head, struct conn *c)
+static void reason_set(struct conn *c, enum close_reason reason)
 {
-    (void)net;
-    if (c->linked)
-        return;
-    c->linked = true;
-    c->link = *head;
-    *head = c->slot.index;
-}
-
-static struct conn *pop(struct net *net, uint32_t *head)
-{
-    if (*head == NO_LINK)
-        return NULL;
-    struct conn *c = pool_at(&net->conns, *head);
-    ASSERT(c && c->linked);
-    *head = c->link;
-    c->link = NO_LINK;
-    c->linked = false;
-    return c;
+    if (c->close_reason == CLOSE_COUNT)
+        c->close_reason = (uint8_t)reason;
 }
 
 void conn_close(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state == CONN_CLOSED)
         return;
-    if (net->corked == c)
+    reason_set(c, reason);
+    if (net->corked == c) {
         conn_cork(net, NULL);
-    if (c->state == CONN_CLOSED)
-        return; /* the flush failed and closed it */
-    if (c->state == CONN_OPEN)
-        c->close_reason = (uint8_t)reason;
+        if (c->state == CONN_CLOSED)
+            return; /* the flush failed and closed it */
+    }
     c->state = CONN_CLOSED;
-    metrics.queued_bytes -= conn_queued(c);
+    metrics.queued_bytes -= c->queue ? c->queue->len : 0;
     metrics.connections_closed_total[c->close_reason]++;
+    metrics.connections_active--;
     wheel_cancel(&net->loop->wheel, &c->timer);
     sys_close(c->fd);
     c->fd = -1;
     buf_drop(&c->queue);
     buf_drop(&c->saved);
-    metrics.connections_active--;
-    push(net, &net->closing, c); /* one in the resume list is found there */
+    list_put(net, &net->closing, c); /* one in the resume list is found there */
 }
 
 void conn_release(struct net *net, struct conn *c)
 {
     ASSERT(c->holds > 0);
     if (--c->holds == 0 && c->state == CONN_CLOSED)
-        push(net, &net->closing, c);
+        list_put(net, &net->closing, c);
 }
 
+/* All is sent: the peer's own end is what remains. */
 static void linger(struct net *net, struct conn *c)
 {
-    sys_shutdown_write(c->fd);
     if (c->peer_ended)
         conn_close(net, c, CLOSE_PEER);
+    else
+        sys_shutdown_write(c->fd);
 }
 
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state != CONN_OPEN)
         return;
-    if (net->corked == c)
+    reason_set(c, reason);
+    if (net->corked == c) {
         conn_cork(net, NULL);
-    if (c->state != CONN_OPEN)
-        return;
-    c->state = CONN_LINGER;
-    c->close_reason = (uint8_t)reason;
-    c->paused = false;
-    if (c->unpolled) {
-        c->unpolled = false;
-        want(net, c);
+        if (c->state != CONN_OPEN)
+            return;
     }
+    c->state = CONN_LINGER;
+    c->paused = false;
+    poll_again(net, c);
     buf_drop(&c->saved);
-    c->timer_of = TIMER_LINGER;
     wheel_set(&net->loop->wheel, &c->timer, net->limits.linger_ms);
     if (!c->queue)
         linger(net, c);
 }
 
+/* Ends what a peer that says no more has left, once all it asked for is done. */
+static void peer_end_settle(struct net *net, struct conn *c)
+{
+    if (c->peer_ended && c->state == CONN_OPEN && !c->holds && !c->paused && !c->listed)
+        conn_shutdown(net, c, CLOSE_PEER);
+}
+
+/* The peer says no more. What it asked for before is still answered. */
+static void peer_end(struct net *net, struct conn *c)
+{
+    if (c->state == CONN_OPEN && (c->holds || c->paused || c->listed || c->queue)) {
+        c->peer_ended = true;
+        want(net, c);
+        peer_end_settle(net, c);
+    } else {
+        conn_close(net, c, CLOSE_PEER);
+    }
+}
+
+/* ---- writing ---- */
+
 static void enqueue(struct net *net, struct conn *c, struct slice s)
 {
     bool first = !c->queue;
-    enum err e = buf_keep(&c->queue, net->limits.send_queue, s);
+    enum err e = buf_keep(&c->queue, net->limits.send_queue + NET_LAST_WORDS, s);
     if (e) {
         conn_close(net, c, e == ERR_LIMIT ? CLOSE_SEND_QUEUE : CLOSE_NO_MEMORY);
         return;
@@ -176,12 +226,11 @@ static void write_through(struct net *net, struct conn *c, struct slice a, struc
 void conn_cork(struct net *net, struct conn *c)
 {
     struct conn *was = net->corked;
-    if (was && net->cork_len) {
-        uint32_t n = net->cork_len;
-        net->cork_len = 0;
-        net->corked = NULL;
+    uint32_t n = net->cork_len;
+    net->cork_len = 0;
+    net->corked = NULL;
+    if (n)
         write_through(net, was, slice_of(net->cork, n), SLICE_NONE);
-    }
     net->corked = c;
 }
 
@@ -195,17 +244,15 @@ bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b)
             if (c->state != CONN_OPEN)
                 return false;
         }
-        if (a.n + b.n <= NET_CORK / 4) {
+        if (a.n + b.n <= NET_CORK) {
             memcpy(net->cork + net->cork_len, a.p, a.n);
             if (b.n)
                 memcpy(net->cork + net->cork_len + a.n, b.p, b.n);
             net->cork_len += (uint32_t)(a.n + b.n);
             return true;
         }
-        conn_cork(net, c);
     }
-    if (c->state == CONN_OPEN)
-        write_through(net, c, a, b);
+    write_through(net, c, a, b);
     return c->state == CONN_OPEN;
 }
 
@@ -226,6 +273,15 @@ static void flush_queue(struct net *net, struct conn *c)
     want(net, c);
     if (c->state == CONN_LINGER)
         linger(net, c);
+    else
+        peer_end_settle(net, c);
+}
+
+/* ---- reading ---- */
+
+static bool saved_full(const struct conn *c)
+{
+    return c->saved && c->saved->len == NET_RECEIVE;
 }
 
 /* Hands n bytes at the front of the receive buffer to the protocol; keeps what it leaves. */
@@ -234,18 +290,20 @@ static void feed(struct net *net, struct conn *c, size_t n)
     size_t at = 0;
     conn_cork(net, c);
     while (at < n && !c->paused && c->state == CONN_OPEN) {
-        size_t took = net->protocols[c->protocol].input(net, c, net->receive + at, n - at);
+        const struct conn_protocol *p = &net->protocols[c->protocol];
+        size_t took = p->input(p->owner, c, net->receive + at, n - at);
+        ASSERT(took <= n - at);
         at += took;
         if (!took)
             break;
     }
-    if (net->corked)
-        conn_cork(net, NULL);
-    if (at < n && c->state == CONN_OPEN) {
-        enum err e = buf_keep(&c->saved, NET_RECEIVE, slice_of(net->receive + at, n - at));
-        if (e)
-            conn_close(net, c, CLOSE_NO_MEMORY);
-    }
+    conn_cork(net, NULL);
+    if (at < n && c->state == CONN_OPEN &&
+        buf_keep(&c->saved, NET_RECEIVE, slice_of(net->receive + at, n - at)))
+        conn_close(net, c, CLOSE_NO_MEMORY);
+    if (!c->paused && !saved_full(c))
+        poll_again(net, c);
+    peer_end_settle(net, c);
 }
 
 /* Moves what was saved to the front of the receive buffer; returns how much. */
@@ -258,27 +316,40 @@ static size_t restore(struct net *net, struct conn *c)
     return n;
 }
 
+static bool protocol_ready(struct net *net, struct conn *c)
+{
+    const struct conn_protocol *p = &net->protocols[c->protocol];
+    return c->state != CONN_OPEN || p->ready(p->owner, c);
+}
+
 static void read_ready(struct net *net, struct conn *c)
 {
-    if (c->paused) {
+    if (c->paused || saved_full(c)) {
         c->unpolled = true;
         want(net, c);
         return;
     }
+    if (!protocol_ready(net, c))
+        return; /* level-triggered: it is reported again */
     size_t have = restore(net, c);
     ssize_t r = sys_recv(c->fd, net->receive + have, NET_RECEIVE - have);
-    if (r > 0) {
+    if (r > 0)
         metrics.received_bytes_total += (uint64_t)r;
-        if (c->state == CONN_OPEN)
-            feed(net, c, have + (size_t)r);
-        return;
+    if (c->state != CONN_OPEN) {
+        if (r <= 0 && r != -EAGAIN && r != -EINTR)
+            conn_close(net, c, r == 0 ? CLOSE_PEER : CLOSE_PEER_RESET);
+        return; /* lingering: read and dropped */
     }
-    if (r == -EAGAIN || r == -EINTR) {
+    if (r > 0 || (have && (r == -EAGAIN || r == -EINTR))) {
+        feed(net, c, have + (size_t)MAX(r, (ssize_t)0));
+    } else if (r == 0) {
         if (have)
             feed(net, c, have);
-        return;
+        if (c->state != CONN_CLOSED)
+            peer_end(net, c);
+    } else if (r != -EAGAIN && r != -EINTR) {
+        conn_close(net, c, CLOSE_PEER_RESET);
     }
-    conn_close(net, c, r == 0 ? CLOSE_PEER : CLOSE_PEER_RESET);
 }
 
 static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -289,9 +360,11 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
         return;
     if (ready & SYS_OUT && c->queue)
         flush_queue(net, c);
-    if (ready & SYS_IN && c->state != CONN_CLOSED)
+    if (c->state == CONN_CLOSED)
+        return;
+    if (ready & SYS_IN && !c->peer_ended)
         read_ready(net, c);
-    else if (ready & SYS_HANGUP && c->state != CONN_CLOSED)
+    else if (ready & SYS_HANGUP)
         conn_close(net, c, CLOSE_PEER_RESET);
 }
 
@@ -299,27 +372,31 @@ static void on_timer(void *arg, struct timer *t)
 {
     struct net *net = arg;
     struct conn *c = CONTAINER_OF(t, struct conn, timer);
-    if (c->state == CONN_LINGER || c->timer_of == TIMER_LINGER)
+    const struct conn_protocol *p = &net->protocols[c->protocol];
+    if (c->state == CONN_LINGER)
         conn_close(net, c, CLOSE_LINGER);
     else
-        net->protocols[c->protocol].timeout(net, c);
+        p->timeout(p->owner, c);
 }
 
-void conn_timer(struct net *net, struct conn *c, uint32_t ms)
+void conn_timer(struct net *net, struct conn *c, uint64_t ms)
 {
     if (c->state != CONN_OPEN)
         return;
-    c->timer_of = TIMER_PROTOCOL;
     if (ms)
         wheel_set(&net->loop->wheel, &c->timer, ms);
     else
         wheel_cancel(&net->loop->wheel, &c->timer);
 }
 
-void conn_pause(struct net *net, struct conn *c)
+void conn_pause(struct conn *c)
 {
-    (void)net;
     c->paused = true;
+}
+
+void conn_defer(struct net *net, struct conn *c)
+{
+    list_put(net, &net->resuming, c);
 }
 
 void conn_resume(struct net *net, struct conn *c)
@@ -327,57 +404,80 @@ void conn_resume(struct net *net, struct conn *c)
     if (!c->paused || c->state != CONN_OPEN)
         return;
     c->paused = false;
-    if (c->unpolled) {
-        c->unpolled = false;
-        want(net, c);
-    }
-    if (c->saved)
-        push(net, &net->resuming, c);
+    poll_again(net, c);
+    if (c->saved || c->peer_ended)
+        list_put(net, &net->resuming, c);
 }
+
+/* ---- phases ---- */
 
 static bool phase_resume(void *arg)
 {
     struct net *net = arg;
-    uint32_t head = net->resuming;
-    net->resuming = NO_LINK;
+    struct conn_list all = list_all(&net->resuming);
     struct conn *c;
-    while ((c = pop(net, &head)) != NULL) {
+    while ((c = list_take(net, &all)) != NULL) {
         if (c->state == CONN_CLOSED)
-            push(net, &net->closing, c);
-        else if (!c->paused && c->state == CONN_OPEN)
+            list_put(net, &net->closing, c);
+        else if (c->state != CONN_OPEN || c->paused)
+            continue; /* what paused it resumes it */
+        else if (!protocol_ready(net, c))
+            list_put(net, &net->resuming, c);
+        else
             feed(net, c, restore(net, c));
     }
-    return net->resuming != NO_LINK;
+    return net->resuming.head != NO_CONN;
 }
 
 static bool phase_reap(void *arg)
 {
     struct net *net = arg;
+    struct conn_list all = list_all(&net->closing);
     struct conn *c;
-    while ((c = pop(net, &net->closing)) != NULL) {
-        if (!c->reaped) {
-            c->reaped = true;
-            net->protocols[c->protocol].closed(net, c);
-        }
-        if (!c->holds && !c->linked)
+    while ((c = list_take(net, &all)) != NULL) {
+        const struct conn_protocol *p = &net->protocols[c->protocol];
+        if (!c->reaped)
+            c->reaped = p->closed(p->owner, c);
+        if (!c->reaped)
+            list_put(net, &net->closing, c);
+        else if (!c->holds && !c->listed)
             pool_free(&net->conns, c);
     }
-    return net->resuming != NO_LINK;
+    return net->closing.head != NO_CONN || net->resuming.head != NO_CONN;
 }
 
 enum err net_init(struct net *net, struct loop *loop, const struct net_limits *limits)
 {
     net->loop = loop;
     net->limits = *limits;
-    net->closing = net->resuming = NO_LINK;
+    net->closing.head = net->resuming.head = NO_CONN;
     pool_init(&net->conns, sizeof(struct conn), limits->connections);
     loop_on(loop, LOOP_CONN, on_ready, on_timer, net);
     loop_phase(loop, phase_resume, net);
-    loop_phase(loop, phase_reap, net);
     return ERR_NONE;
+}
+
+void net_phase_reap(struct net *net)
+{
+    loop_phase(net->loop, phase_reap, net);
 }
 
 void net_done(struct net *net)
 {
     pool_done(&net->conns);
+}
+
+void conn_check(const struct net *net)
+{
+    ASSERT(!net->corked && !net->cork_len);
+    for (uint32_t i = 0; i < net->conns.count; i++) {
+        const struct conn *c = pool_at(&net->conns, i);
+        if (!c)
+            continue;
+        ASSERT((c->state == CONN_CLOSED) == (c->fd < 0));
+        ASSERT(c->state != CONN_CLOSED || (!c->queue && !c->saved && !timer_is_set(&c->timer)));
+        ASSERT(c->state != CONN_CLOSED || c->listed || c->holds);
+        ASSERT(c->state != CONN_LINGER || timer_is_set(&c->timer));
+        ASSERT(!c->queue || c->queue->len);
+    }
 }

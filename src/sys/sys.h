@@ -58,6 +58,30 @@ enum err sys_file_write(const char *path, struct slice content) MUST_USE; /* ato
 bool sys_path_trusted(const char *path, char *why, size_t cap);
 int sys_memfd_sealed(const char *name, struct slice content);
 
+int sys_file_exists(const char *path);        /* 1, 0 */
+void sys_folder_make(const char *path);       /* and the folders above it; 0755 */
+const char *sys_cpu_features(void);           /* what its instruction set has, one line */
+ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated */
+
+/* Logs: to standard error, only if it takes the line at once. */
+bool sys_log_write(struct slice line);
+
+/* Signals as readable events; the calling thread no longer takes them otherwise. */
+enum sys_signal { SYS_SIGNAL_NONE, SYS_SIGNAL_STOP, SYS_SIGNAL_CHILD };
+int sys_signals_open(void);
+enum sys_signal sys_signal_next(int fd);
+
+/* Children. log and control become descriptors 2 and 3 of the child, -1: as ours, and none. */
+enum { SYS_CONTROL_FD = 3 };
+pid_t sys_spawn(const char *path, const char *const argv[], int log, int control);
+struct sys_exit {
+    int code, signal; /* signal 0: it ended by itself */
+};
+bool sys_wait(pid_t pid, bool block, struct sys_exit *out); /* false: it still runs */
+void sys_kill(pid_t pid, bool by_force);                    /* SIGTERM or SIGKILL */
+int sys_pipe(int out[2]);                                   /* both ends non-blocking */
+ssize_t sys_read(int fd, void *p, size_t n);
+
 /* Messages with descriptors over a SOCK_SEQPACKET pair. */
 int sys_control_pair(int out[2]);
 int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds);

@@ -5,16 +5,20 @@
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -350,6 +354,131 @@ int sys_memfd_sealed(const char *name, struct slice content)
     }
     fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
     return fd;
+}
+
+int sys_file_exists(const char *path)
+{
+    return access(path, R_OK) == 0;
+}
+
+void sys_folder_make(const char *path)
+{
+    char at[PATH_MAX];
+    size_t n = strlen(path);
+    if (n >= sizeof(at))
+        return;
+    for (size_t i = 1; i <= n; i++)
+        if (path[i] == '/' || !path[i]) {
+            memcpy(at, path, i);
+            at[i] = 0;
+            mkdir(at, 0755);
+        }
+}
+
+const char *sys_cpu_features(void)
+{
+    static char line[4096];
+    FILE *cpu = line[0] ? NULL : fopen("/proc/cpuinfo", "r");
+    if (!cpu)
+        return line;
+    while (fgets(line, sizeof(line), cpu))
+        if (strncmp(line, "flags", 5) == 0 || strncmp(line, "Features", 8) == 0)
+            break;
+    fclose(cpu);
+    return line;
+}
+
+ssize_t sys_self_path(char *out, size_t cap)
+{
+    ssize_t n = readlink("/proc/self/exe", out, cap - 1);
+    out[n > 0 ? n : 0] = 0;
+    return n < 0 ? -errno : n;
+}
+
+bool sys_log_write(struct slice line)
+{
+    /* A pipe that is ready takes PIPE_BUF bytes at once; the descriptor's flags are not ours to
+     * change, as a terminal shares them with others. */
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT))
+        return false;
+    return write(STDERR_FILENO, line.p, line.n) == (ssize_t)line.n;
+}
+
+static void signal_set(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGCHLD);
+}
+
+int sys_signals_open(void)
+{
+    sigset_t set;
+    signal_set(&set);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    return result(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+enum sys_signal sys_signal_next(int fd)
+{
+    struct signalfd_siginfo info;
+    if (read(fd, &info, sizeof(info)) != sizeof(info))
+        return SYS_SIGNAL_NONE;
+    return info.ssi_signo == SIGCHLD ? SYS_SIGNAL_CHILD : SYS_SIGNAL_STOP;
+}
+
+pid_t sys_spawn(const char *path, const char *const argv[], int log, int control)
+{
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    pid_t pid;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    if (log >= 0)
+        posix_spawn_file_actions_adddup2(&files, log, STDERR_FILENO);
+    if (control >= 0)
+        posix_spawn_file_actions_adddup2(&files, control, SYS_CONTROL_FD);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    int e = posix_spawn(&pid, path, &files, &attributes, (char *const *)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&attributes);
+    return e ? -e : pid;
+}
+
+bool sys_wait(pid_t pid, bool block, struct sys_exit *out)
+{
+    int status;
+    pid_t r;
+    do
+        r = waitpid(pid, &status, block ? 0 : WNOHANG);
+    while (r < 0 && errno == EINTR);
+    if (r != pid)
+        return false;
+    *out = (struct sys_exit){WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+                             WIFSIGNALED(status) ? WTERMSIG(status) : 0};
+    return true;
+}
+
+void sys_kill(pid_t pid, bool by_force)
+{
+    kill(pid, by_force ? SIGKILL : SIGTERM);
+}
+
+int sys_pipe(int out[2])
+{
+    return result(pipe2(out, O_CLOEXEC | O_NONBLOCK));
+}
+
+ssize_t sys_read(int fd, void *p, size_t n)
+{
+    ssize_t r = read(fd, p, n);
+    return r < 0 ? -errno : r;
 }
 
 int sys_control_pair(int out[2])

@@ -33,24 +33,6 @@ void ws_accept_key(struct slice key, char out[29])
     out[28] = 0;
 }
 
-bool ws_protocol_offered(struct slice header, struct slice name)
-{
-    for (size_t at = 0; at < header.n;) {
-        size_t end = at;
-        while (end < header.n && header.p[end] != ',')
-            end++;
-        size_t from = at, to = end;
-        while (from < to && (header.p[from] == ' ' || header.p[from] == '\t'))
-            from++;
-        while (to > from && (header.p[to - 1] == ' ' || header.p[to - 1] == '\t'))
-            to--;
-        if (to > from && slice_eq(slice_of(header.p + from, to - from), name))
-            return true;
-        at = end + 1;
-    }
-    return false;
-}
-
 static bool origin_fits(const char *pattern, struct slice origin)
 {
     const char *star = strstr(pattern, "://"

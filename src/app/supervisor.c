@@ -1,0 +1,403 @@
+#include "app/supervisor.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/artifact.h"
+#include "app/control.h"
+#include "app/gateway.h"
+#include "base/log.h"
+#include "loop/loop.h"
+
+enum { CONFIG_MAX = 1 << 20, LOG_CARRY = 16 << 10 };
+/* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
+enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_FORGET_MS = 10000 };
+enum { KILL_AFTER_MS = 2000, LOG_RETRY_MS = 20 }; /* after the drain time; when stderr is full */
+
+struct supervisor {
+    const char *file;
+    struct config config;
+    struct loop loop;
+    int yaml;                     /* sealed memfd */
+    int listeners[LISTENERS_MAX]; /* the last one is the admin's */
+    unsigned n_listeners;
+    struct {
+        int fd;
+        bool anew; /* compiled in this run */
+    } * modules;
+    int signals, log[2];
+    struct timer restart, kill, log_retry;
+    pid_t worker; /* 0: none */
+    int control;  /* -1: none */
+    uint64_t started_ms;
+    uint32_t restarts, backoff_ms;
+    bool served, stopping;
+    int status;
+    char carry[LOG_CARRY]; /* the worker's output up to a line's end */
+    size_t carried;
+};
+
+static struct supervisor supervisor;
+
+/* ---- configuration ---- */
+
+enum err supervisor_configure(const char *file, struct config *out, struct slice *yaml)
+{
+    struct buf errors;
+    buf_init(&errors, 64 << 10);
+    enum err e = sys_file_read(file, CONFIG_MAX, yaml);
+    if (e) {
+        fprintf(stderr, "%s:1: %s\n", file, e == ERR_LIMIT ? "larger than 1 MiB" : strerror(errno));
+        return e;
+    }
+    e = config_parse(*yaml, file, out, &errors);
+    if (errors.len)
+        fwrite(errors.p, 1, errors.len, stderr);
+    buf_done(&errors);
+    return e;
+}
+
+static void module_error(const char *file, const struct config_module *m, struct slice why)
+{
+    fprintf(stderr, "%s:%u: module %s: %.*s\n", file, m->line, m->name, (int)why.n,
+            why.n ? (const char *)why.p : "");
+}
+
+/* The compiled code of every module, or every reason against it. */
+static bool modules_open(struct supervisor *s)
+{
+    bool ok = true;
+    s->modules = calloc(s->config.n_modules + 1, sizeof(*s->modules));
+    for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++) {
+        struct buf why;
+        buf_init(&why, 8192);
+        if (artifact_open(&s->config, &s->config.modules[i], false, &s->modules[i].fd, &why)) {
+            module_error(s->file, &s->config.modules[i], buf_slice(&why));
+            ok = false;
+        }
+        buf_done(&why);
+    }
+    return s->modules && ok;
+}
+
+static bool listener_open(struct supervisor *s, const char *address)
+{
+    char host[64];
+    uint16_t port;
+    int fd = -EMFILE;
+    if (!config_address(address, host, &port))
+        fd = -EINVAL;
+    else if (s->n_listeners < LISTENERS_MAX)
+        fd = sys_listen(host, port);
+    if (fd < 0) {
+        fprintf(stderr, "%s:1: can't listen on %s: %s\n", s->file, address, strerror(-fd));
+        return false;
+    }
+    s->listeners[s->n_listeners++] = fd;
+    return true;
+}
+
+static bool listeners_open(struct supervisor *s)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < s->config.n_listen; i++)
+        ok = listener_open(s, s->config.listen[i]) && ok;
+    return listener_open(s, s->config.admin.address) && ok;
+}
+
+/* ---- the worker's output ---- */
+
+/* A line of the worker's: passed on if it is one of its JSON lines, else wrapped in one. */
+static bool line_forward(struct slice line)
+{
+    if (line.n > 1 && line.p[0] == '{')
+        return sys_log_write(line);
+    if (log_begin(LOG_worker_output)) {
+        log_text("text", slice_of(line.p, line.n - 1));
+        log_end();
+    }
+    return true;
+}
+
+/* false: standard error is full, and what is left waits. */
+static bool carry_flush(struct supervisor *s)
+{
+    size_t at = 0;
+    bool taken = true;
+    while (taken && at < s->carried) {
+        char *end = memchr(s->carry + at, '\n', s->carried - at);
+        if (!end && s->carried - at < sizeof(s->carry))
+            break;
+        size_t n = end ? (size_t)(end - s->carry) + 1 - at : s->carried - at;
+        taken = line_forward(slice_of(s->carry + at, n));
+        at += taken ? n : 0;
+    }
+    s->carried -= at;
+    memmove(s->carry, s->carry + at, s->carried);
+    return taken;
+}
+
+static void log_carry(struct supervisor *s)
+{
+    ssize_t n;
+    bool taken = carry_flush(s);
+    while (taken &&
+           (n = sys_read(s->log[0], s->carry + s->carried, sizeof(s->carry) - s->carried)) > 0) {
+        s->carried += (size_t)n;
+        taken = carry_flush(s);
+    }
+    /* The pipe fills meanwhile, and the worker drops and counts: it is never held up. */
+    sys_poller_change(s->loop.poller, s->log[0], taken ? SYS_IN : 0, loop_data(LOOP_LOG, 0, 0));
+    if (!taken)
+        wheel_set(&s->loop.wheel, &s->log_retry, LOG_RETRY_MS);
+}
+
+static void on_log(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)slot, (void)generation, (void)ready;
+    log_carry(arg);
+}
+
+static void on_log_retry(void *arg, struct timer *t)
+{
+    (void)t;
+    log_carry(arg);
+}
+
+/* ---- the worker's life ---- */
+
+static void control_end(struct supervisor *s)
+{
+    if (s->control < 0)
+        return;
+    sys_poller_remove(s->loop.poller, s->control);
+    sys_close(s->control);
+    s->control = -1;
+}
+
+/* Sends module i, or what comes after the last. */
+static void module_send(struct supervisor *s, uint32_t i)
+{
+    if (i < s->config.n_modules)
+        control_send(s->control, CONTROL_MODULE, i, "", s->modules[i].fd);
+    else
+        control_send(s->control, CONTROL_SERVE, 0, "", -1);
+}
+
+static void worker_start(struct supervisor *s)
+{
+    int pair[2];
+    const char *argv[] = {"weir", "worker", NULL};
+    char self[4096];
+    sys_self_path(self, sizeof(self));
+    s->started_ms = s->loop.now_ms;
+    if (sys_control_pair(pair) < 0)
+        return;
+    pid_t pid = sys_spawn(self, argv, s->log[1], pair[1]);
+    sys_close(pair[1]);
+    if (pid < 0) {
+        sys_close(pair[0]);
+        wheel_set(&s->loop.wheel, &s->restart, BACKOFF_MAX_MS);
+        return;
+    }
+    s->worker = pid;
+    s->control = pair[0];
+    sys_poller_add(s->loop.poller, s->control, SYS_IN, loop_data(LOOP_CONTROL, 0, 0));
+    if (log_begin(LOG_worker_start)) {
+        log_number("pid", pid);
+        log_number("restarts", s->restarts);
+        log_end();
+    }
+    control_send(s->control, CONTROL_START, s->restarts, "", s->yaml);
+    for (unsigned i = 0; i < s->n_listeners; i++)
+        control_send(s->control, CONTROL_LISTENER, i + 1 == s->n_listeners, "", s->listeners[i]);
+    module_send(s, 0);
+}
+
+/* A cached module that does not fit any more is made anew, once; others end the start. */
+static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
+{
+    const struct config_module *m = &s->config.modules[i];
+    struct buf why;
+    buf_init(&why, 8192);
+    bool again = artifact_compiles(m) && !s->modules[i].anew;
+    if (again) {
+        if (log_begin(LOG_module_stale)) {
+            log_text("module", slice_str(m->name));
+            log_text("detail", text);
+            log_end();
+        }
+        sys_close(s->modules[i].fd);
+        s->modules[i].fd = -1;
+        s->modules[i].anew = true;
+        again = artifact_open(&s->config, m, true, &s->modules[i].fd, &why) == ERR_NONE;
+        text = buf_slice(&why);
+    }
+    if (again) {
+        module_send(s, i);
+    } else {
+        if (log_begin(LOG_module_refused)) {
+            log_text("module", slice_str(m->name));
+            log_text("file", slice_str(s->file));
+            log_number("line", m->line);
+            log_text("detail", text);
+            log_end();
+        }
+        sys_kill(s->worker, true);
+    }
+    buf_done(&why);
+}
+
+static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)slot, (void)generation, (void)ready;
+    struct supervisor *s = arg;
+    struct control m;
+    int fd;
+    if (!control_recv(s->control, &m, &fd)) {
+        control_end(s); /* its end is reported as a signal */
+        return;
+    }
+    sys_close(fd);
+    if (m.kind == CONTROL_LOADED)
+        module_send(s, m.number + 1);
+    else if (m.kind == CONTROL_REFUSED && m.number < s->config.n_modules)
+        module_refused(s, m.number, slice_str(m.text));
+    else if (m.kind == CONTROL_READY)
+        s->served = true;
+}
+
+static void stop(struct supervisor *s, int status)
+{
+    s->status = status;
+    s->loop.stop = true;
+}
+
+static void worker_ended(struct supervisor *s, const struct sys_exit *end)
+{
+    control_end(s);
+    log_carry(s);
+    s->worker = 0;
+    bool expected = s->stopping && !end->code && !end->signal;
+    if (!expected && log_begin(LOG_worker_exit)) {
+        log_number("status", end->code);
+        log_number("signal", end->signal);
+        log_end();
+    }
+    if (s->stopping || !s->served) {
+        stop(s, expected ? EXIT_SUCCESS : EXIT_FAILURE);
+        return;
+    }
+    if (s->loop.now_ms - s->started_ms >= BACKOFF_FORGET_MS)
+        s->backoff_ms = 0;
+    wheel_set(&s->loop.wheel, &s->restart, s->backoff_ms);
+    s->backoff_ms = s->backoff_ms ? MIN(s->backoff_ms * 2, (uint32_t)BACKOFF_MAX_MS)
+                                  : BACKOFF_FIRST_MS;
+    s->restarts++;
+}
+
+/* Once: let it drain. Again: end it. */
+static void stop_asked(struct supervisor *s)
+{
+    if (!s->worker) {
+        stop(s, EXIT_SUCCESS);
+    } else if (s->stopping) {
+        sys_kill(s->worker, true);
+    } else {
+        s->stopping = true;
+        control_send(s->control, CONTROL_DRAIN, 0, "", -1);
+        wheel_set(&s->loop.wheel, &s->kill, s->config.root.drain + KILL_AFTER_MS);
+    }
+}
+
+static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)slot, (void)generation, (void)ready;
+    struct supervisor *s = arg;
+    struct sys_exit end;
+    enum sys_signal sig = sys_signal_next(s->signals);
+    if (sig == SYS_SIGNAL_STOP)
+        stop_asked(s);
+    else if (sig == SYS_SIGNAL_CHILD && s->worker && sys_wait(s->worker, false, &end))
+        worker_ended(s, &end);
+}
+
+static void on_restart(void *arg, struct timer *t)
+{
+    struct supervisor *s = arg;
+    if (t == &s->restart)
+        worker_start(s);
+    else if (s->worker)
+        sys_kill(s->worker, true); /* it did not drain in time */
+}
+
+/* ---- start ---- */
+
+static bool prepare(struct supervisor *s, const char *file)
+{
+    struct log_output output = {sys_log_write, sys_wall_ms};
+    struct slice yaml;
+    enum log_level least = LOG_INFO;
+    s->file = file;
+    s->control = -1;
+    if (supervisor_configure(file, &s->config, &yaml))
+        return false;
+    if (!log_level_parse(s->config.root.log_level, &least))
+        least = LOG_INFO;
+    log_open(&output, least);
+    s->yaml = sys_memfd_sealed("weir.yaml", yaml);
+    mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+    if (s->yaml < 0)
+        fprintf(stderr, "%s:1: memfd: %s\n", file, strerror(-s->yaml));
+    return s->yaml >= 0 && modules_open(s);
+}
+
+int supervisor_check(const char *file)
+{
+    struct supervisor *s = &supervisor;
+    struct guests guests;
+    struct guest_limits limits = {.slots = 1, .slots_module = 1, .memory_max = 65536};
+    const uint64_t now_ns = 0;
+    bool ok = prepare(s, file);
+    for (uint32_t i = 0; ok && i < s->config.n_modules; i++)
+        limits.memory_max = MAX(limits.memory_max, (uint32_t)s->config.modules[i].limits.memory);
+    guests_init(&guests, &limits, &event_ops, &now_ns);
+    for (uint32_t i = 0; ok && i < s->config.n_modules; i++) {
+        const struct config_module *m = &s->config.modules[i];
+        struct guest_module module;
+        struct buf why;
+        buf_init(&why, 8192);
+        guest_module_init(&module, m->name, (uint32_t)m->limits.memory, 1, 1);
+        if (guest_load(&guests, &module, strcmp(m->engine, "pulley") == 0, s->modules[i].fd,
+                       &why)) {
+            module_error(file, m, buf_slice(&why));
+            s->status = EXIT_FAILURE;
+        }
+        guest_unload(&module);
+        buf_done(&why);
+    }
+    guests_done(&guests);
+    return ok ? s->status : EXIT_FAILURE;
+}
+
+int supervisor_serve(const char *file)
+{
+    struct supervisor *s = &supervisor;
+    if (!prepare(s, file) || !listeners_open(s))
+        return EXIT_FAILURE;
+    s->signals = sys_signals_open();
+    if (s->signals < 0 || sys_pipe(s->log) < 0 || loop_init(&s->loop))
+        return EXIT_FAILURE;
+    loop_on(&s->loop, LOOP_CONTROL, on_control, NULL, s);
+    loop_on(&s->loop, LOOP_SIGNAL, on_signal, NULL, s);
+    loop_on(&s->loop, LOOP_LOG, on_log, on_log_retry, s);
+    loop_on(&s->loop, LOOP_RESTART, NULL, on_restart, s);
+    s->restart.kind = s->kill.kind = LOOP_RESTART;
+    s->log_retry.kind = LOOP_LOG;
+    sys_poller_add(s->loop.poller, s->signals, SYS_IN, loop_data(LOOP_SIGNAL, 0, 0));
+    sys_poller_add(s->loop.poller, s->log[0], SYS_IN, loop_data(LOOP_LOG, 0, 0));
+    worker_start(s);
+    loop_run(&s->loop);
+    return s->status;
+}

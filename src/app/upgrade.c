@@ -1,0 +1,190 @@
+/* The opening handshake (RFC 6455 4.2), and what becomes of messages: to a guest, or echoed. */
+#include "app/gateway.h"
+#include "base/log.h"
+#include "ws/ws_handshake.h"
+
+struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c)
+{
+    int m = gw->config.routes[c->route].module;
+    return m < 0 ? NULL : &gw->modules[m];
+}
+
+static const struct weir_entry *entry_of(const struct guest_module *m, enum guest_export x)
+{
+    return m ? m->exports[x] : NULL;
+}
+
+static bool ready(void *owner, struct conn *c)
+{
+    struct gateway *gw = owner;
+    return !upgrade_module(gw, c) || guests_admit(&gw->guests);
+}
+
+static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)
+{
+    struct gateway *gw = owner;
+    struct guest_module *m = upgrade_module(gw, c);
+    if (!m) {
+        metrics.messages_sent_total++;
+        ws_conn_send(&gw->ws, c, kind, data);
+        return;
+    }
+    const struct weir_entry *entry = entry_of(m, GUEST_on_ws_message);
+    if (!entry)
+        return;
+    /* What is corked may well fit the socket: only what does not shall count against the guest. */
+    if (conn_queued(&gw->net, c) > gw->net.limits.send_queue / 4)
+        conn_cork(&gw->net, c);
+    struct event *ev = event_new(gw, c, GUEST_on_ws_message, m, entry);
+    if (!ev) {
+        ws_conn_fail(&gw->ws, c, ERR_NO_MEMORY, CLOSE_NO_MEMORY);
+        return;
+    }
+    ev->message = data;
+    guest_arg(&ev->call, WASMTIME_I64, conn_id(c));
+    guest_arg(&ev->call, WASMTIME_I32, kind);
+    guest_arg(&ev->call, WASMTIME_I32, data.n);
+    enum err e = event_start(ev);
+    if (e)
+        ws_conn_fail(&gw->ws, c, e, CLOSE_LIMIT);
+}
+
+/* Once for each WebSocket, as the last of its events: not before a guest can be told. */
+static bool closed(void *owner, struct conn *c)
+{
+    struct gateway *gw = owner;
+    struct guest_module *m = upgrade_module(gw, c);
+    const struct weir_entry *entry = entry_of(m, GUEST_on_ws_close);
+    if (!entry || !(c->flags & WS_OPENED)) {
+        attachment_free(c);
+        return true;
+    }
+    if (c->holds || !guests_admit(&gw->guests))
+        return false;
+    struct event *ev = event_new(gw, c, GUEST_on_ws_close, m, entry);
+    if (!ev)
+        return false;
+    guest_arg(&ev->call, WASMTIME_I64, conn_id(c));
+    guest_arg(&ev->call, WASMTIME_I32, c->close_code ? c->close_code : 1006);
+    guest_arg(&ev->call, WASMTIME_I32, !!(c->flags & WS_CLEAN));
+    enum err e = event_start(ev);
+    if (e && e != ERR_GUEST_BUSY)
+        metrics.errors_total[e]++; /* the module can't be instantiated: nobody to tell */
+    return e != ERR_GUEST_BUSY;
+}
+
+static void open_event(struct gateway *gw, struct conn *c, struct guest_module *m,
+                       struct http_exchange *ex)
+{
+    c->flags |= WS_OPENED;
+    struct event *ev = NULL;
+    if (entry_of(m, GUEST_on_ws_open))
+        ev = event_new(gw, c, GUEST_on_ws_open, m, m->exports[GUEST_on_ws_open]);
+    if (!ev) {
+        http_exchange_free(ex);
+        if (entry_of(m, GUEST_on_ws_open))
+            ws_conn_fail(&gw->ws, c, ERR_NO_MEMORY, CLOSE_NO_MEMORY);
+        return;
+    }
+    ev->ex = ex; /* req_get works in on_ws_open; the event frees it */
+    guest_arg(&ev->call, WASMTIME_I64, conn_id(c));
+    enum err e = event_start(ev);
+    if (e) {
+        c->flags &= (uint8_t)~WS_OPENED; /* it was not told of, so neither is its end */
+        ws_conn_fail(&gw->ws, c, e, CLOSE_LIMIT);
+    }
+}
+
+/* The first protocol of the route's list that the client offers. */
+static struct slice protocol_choose(const struct config_route *route, struct slice offered)
+{
+    for (uint32_t i = 0; i < route->n_subprotocols; i++)
+        if (http_list_has(offered, slice_str(route->subprotocols[i])))
+            return slice_str(route->subprotocols[i]);
+    return SLICE_NONE;
+}
+
+void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen)
+{
+    static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                               "Connection: Upgrade\r\nSec-WebSocket-Accept: ";
+    const struct http_exchange *ex = c->detail;
+    const struct config_route *route = &gw->config.routes[c->route];
+    struct slice offered = http_exchange_field(ex, SLICE("sec-websocket-protocol"));
+    struct slice protocol = protocol_choose(route, offered);
+    char accept[29];
+    ws_accept_key(http_exchange_field(ex, SLICE("sec-websocket-key")), accept);
+    metrics.http_requests_total++;
+    bool ok = conn_write(&gw->net, c, slice_of(head, sizeof(head) - 1), slice_of(accept, 28));
+    if (ok && protocol.n && !chosen)
+        ok = conn_write(&gw->net, c, SLICE("\r\nSec-WebSocket-Protocol: "), protocol);
+    ok = ok && conn_write(&gw->net, c, SLICE("\r\n"), fields) &&
+         conn_write(&gw->net, c, SLICE("\r\n"), SLICE_NONE);
+    struct http_exchange *kept = http_exchange_detach(c);
+    ws_conn_start(&gw->ws, c, PROTOCOL_WS);
+    if (log_begin(LOG_connection_open)) {
+        log_id("conn_id", conn_id(c));
+        log_text("path", slice_str(route->path));
+        log_end();
+    }
+    if (ok)
+        open_event(gw, c, upgrade_module(gw, c), kept);
+    else
+        http_exchange_free(kept);
+}
+
+/* What is wrong with the client's handshake. */
+static enum err handshake_check(const struct http_exchange *ex, const struct config_route *route)
+{
+    struct slice key = http_exchange_field(ex, SLICE("sec-websocket-key"));
+    struct slice version = http_exchange_field(ex, SLICE("sec-websocket-version"));
+    struct slice origin = http_exchange_field(ex, SLICE("origin"));
+    if (!slice_eq(version, SLICE("13")))
+        return ERR_WS_VERSION;
+    if (ex->req.method != HTTP_GET || ex->body.n || !ws_key_valid(key) ||
+        http_field_count(&ex->req, ex->head, SLICE("sec-websocket-key")) != 1)
+        return ERR_WS_HANDSHAKE;
+    if (origin.p &&
+        !ws_origin_allowed((const char *const *)route->origins, route->n_origins, origin))
+        return ERR_WS_ORIGIN;
+    return ERR_NONE;
+}
+
+void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route)
+{
+    enum err e = handshake_check(ex, &gw->config.routes[route]);
+    c->route = route;
+    struct guest_module *m = upgrade_module(gw, c);
+    if (!e && m && guests_full(&gw->guests))
+        e = ERR_GUEST_BUSY; /* before the 101: a client can try again later */
+    if (e) {
+        struct slice fields = e == ERR_WS_VERSION ? SLICE("Sec-WebSocket-Version: 13\r\n")
+                                                  : SLICE_NONE;
+        http_exchange_fail(&gw->http, c, e, fields, SLICE_NONE);
+        return;
+    }
+    if (!entry_of(m, GUEST_on_ws_handshake)) {
+        upgrade_accept(gw, c, SLICE_NONE, false);
+        return;
+    }
+    struct event *ev = event_new(gw, c, GUEST_on_ws_handshake, m,
+                                 m->exports[GUEST_on_ws_handshake]);
+    if (!ev) {
+        http_exchange_fail(&gw->http, c, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
+        return;
+    }
+    ev->ex = ex;
+    guest_arg(&ev->call, WASMTIME_I64, conn_id(c));
+    event_start_http(ev);
+}
+
+void upgrade_init(struct gateway *gw)
+{
+    gw->ws.owner = gw;
+    gw->ws.message_max = (uint32_t)gw->config.limits.message;
+    gw->ws.close_timeout_ms = gw->config.limits.close_timeout;
+    gw->ws.ready = ready;
+    gw->ws.message = message;
+    gw->ws.closed = closed;
+    ws_server_init(&gw->ws, &gw->net, PROTOCOL_WS);
+}

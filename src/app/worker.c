@@ -1,0 +1,136 @@
+#include "app/worker.h"
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "app/control.h"
+#include "app/gateway.h"
+#include "base/log.h"
+
+enum { CONFIG_MAX = 1 << 20 };
+
+static struct gateway gateway;
+
+static bool configure(struct gateway *gw, int fd, uint32_t restarts)
+{
+    struct slice yaml;
+    struct buf errors;
+    struct log_output output = {sys_log_write, sys_wall_ms};
+    enum log_level least = LOG_INFO;
+    buf_init(&errors, 64 << 10);
+    enum err e = sys_fd_read(fd, CONFIG_MAX, &yaml);
+    sys_close(fd);
+    if (!e) {
+        e = config_parse(yaml, "weir.yaml", &gw->config, &errors);
+        mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+    }
+    buf_done(&errors);
+    if (!e && !log_level_parse(gw->config.root.log_level, &least))
+        e = ERR_INVALID;
+    log_open(&output, least);
+    e = e ? e : gateway_init(gw);
+    metrics.worker_restarts = restarts;
+    return !e;
+}
+
+/* Answers LOADED or REFUSED. false: the supervisor has gone. */
+static bool load(struct gateway *gw, uint32_t i, int fd)
+{
+    const struct config_module *m = &gw->config.modules[i];
+    struct guest_module *out = &gw->modules[i];
+    struct buf why;
+    buf_init(&why, 8192);
+    guest_module_init(out, m->name, (uint32_t)m->limits.memory, (uint32_t)m->limits.deadline,
+                      (uint32_t)m->limits.timeout);
+    bool pulley = strcmp(m->engine, "pulley") == 0;
+    enum err e = guest_load(&gw->guests, out, pulley, fd, &why);
+    if (!e && log_begin(LOG_module_loaded)) {
+        log_text("module", slice_str(m->name));
+        log_text("engine", slice_str(m->engine));
+        log_end();
+    }
+    if (e && buf_append(&why, slice_str(why.len ? "" : err_text(e))))
+        buf_clear(&why, 0);
+    bool sent = buf_append(&why, slice_of("", 1)) == ERR_NONE &&
+                control_send(SYS_CONTROL_FD, e ? CONTROL_REFUSED : CONTROL_LOADED, i,
+                             (const char *)why.p, -1);
+    buf_done(&why);
+    return sent;
+}
+
+/* All that comes before SERVE. */
+static bool prepare(struct gateway *gw)
+{
+    struct control m;
+    int fd;
+    bool configured = false;
+    while (control_recv(SYS_CONTROL_FD, &m, &fd)) {
+        bool ok = true;
+        if (m.kind == CONTROL_START && !configured)
+            ok = configured = configure(gw, fd, m.number);
+        else if (m.kind == CONTROL_LISTENER && configured)
+            ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
+        else if (m.kind == CONTROL_MODULE && configured && m.number < gw->config.n_modules)
+            ok = load(gw, m.number, fd);
+        else
+            return m.kind == CONTROL_SERVE && configured;
+        if (!ok)
+            return false;
+    }
+    return false;
+}
+
+static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)slot, (void)generation, (void)ready;
+    struct gateway *gw = arg;
+    struct control m;
+    int fd;
+    if (control_recv(SYS_CONTROL_FD, &m, &fd)) {
+        sys_close(fd);
+        if (m.kind != CONTROL_DRAIN)
+            return;
+    } else {
+        sys_poller_remove(gw->loop.poller, SYS_CONTROL_FD); /* the supervisor has gone */
+    }
+    gateway_drain(gw);
+}
+
+static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)generation, (void)ready;
+    struct gateway *gw = arg;
+    if (sys_signal_next((int)slot) == SYS_SIGNAL_STOP)
+        gateway_drain(gw);
+}
+
+int worker_main(void)
+{
+    struct gateway *gw = &gateway;
+    uint32_t descriptors = sys_fd_limit();
+    int signals = sys_signals_open();
+    if (!prepare(gw) || signals < 0)
+        return EXIT_FAILURE;
+    loop_on(&gw->loop, LOOP_CONTROL, on_control, NULL, gw);
+    loop_on(&gw->loop, LOOP_SIGNAL, on_signal, NULL, gw);
+    sys_poller_add(gw->loop.poller, SYS_CONTROL_FD, SYS_IN, loop_data(LOOP_CONTROL, 0, 0));
+    sys_poller_add(gw->loop.poller, signals, SYS_IN, loop_data(LOOP_SIGNAL, (uint32_t)signals, 0));
+    if (descriptors < gw->config.limits.connections && log_begin(LOG_descriptors_short)) {
+        log_number("descriptors", descriptors);
+        log_number("connections", (int64_t)gw->config.limits.connections);
+        log_end();
+    }
+    malloc_trim(0);
+    gw->ready = true;
+    if (log_begin(LOG_worker_ready)) {
+        log_number("pid", getpid());
+        log_end();
+    }
+    control_send(SYS_CONTROL_FD, CONTROL_READY, 0, "", -1);
+    loop_run(&gw->loop);
+    gateway_done(gw);
+    if (log_begin(LOG_stopped))
+        log_end();
+    return EXIT_SUCCESS;
+}

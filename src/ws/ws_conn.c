@@ -1,0 +1,148 @@
+#include "ws/ws_conn.h"
+
+#include "base/log.h"
+
+bool ws_conn_send(struct ws_server *s, struct conn *c, enum ws_opcode opcode, struct slice data)
+{
+    uint8_t header[WS_HEADER_MAX];
+    size_t n = ws_frame_header(header, opcode, true, data.n);
+    return conn_write(s->net, c, slice_of(header, n), data);
+}
+
+/* true: a Close was sent now. */
+static bool send_close(struct ws_server *s, struct conn *c, unsigned code, struct slice why)
+{
+    uint8_t body[WS_CONTROL_MAX];
+    size_t n = 0;
+    if (c->state != CONN_OPEN || c->flags & WS_CLOSE_SENT)
+        return false;
+    c->flags |= WS_CLOSE_SENT;
+    if (!c->close_code)
+        c->close_code = (uint16_t)code;
+    if (ws_close_code_valid(code)) {
+        body[0] = (uint8_t)(code >> 8);
+        body[1] = (uint8_t)code;
+        n = MIN(why.n, sizeof(body) - 2);
+        if (n)
+            memcpy(body + 2, why.p, n);
+        n += 2;
+    }
+    return ws_conn_send(s, c, WS_CLOSE, slice_of(body, n));
+}
+
+void ws_conn_close(struct ws_server *s, struct conn *c, unsigned code, struct slice why,
+                   enum close_reason reason)
+{
+    if (!send_close(s, c, code, why))
+        return;
+    if (c->close_reason == CLOSE_COUNT)
+        c->close_reason = (uint8_t)reason;
+    conn_timer(s->net, c, s->close_timeout_ms);
+}
+
+void ws_conn_fail(struct ws_server *s, struct conn *c, enum err e, enum close_reason reason)
+{
+    if (c->state != CONN_OPEN)
+        return;
+    metrics.errors_total[e]++;
+    if (log_begin(LOG_connection_failed)) {
+        log_id("conn_id", conn_id(c));
+        log_text("code", slice_str(err_name(e)));
+        log_text("detail", slice_str(err_text(e)));
+        log_end();
+    }
+    send_close(s, c, err_close_code(e), slice_str(err_text(e)));
+    conn_shutdown(s->net, c, reason);
+}
+
+static void peer_close(struct ws_server *s, struct conn *c, unsigned code)
+{
+    c->flags |= WS_CLEAN;
+    if (!(c->flags & WS_CLOSE_SENT))
+        c->close_code = (uint16_t)code;
+    send_close(s, c, code, SLICE_NONE);
+    conn_shutdown(s->net, c, CLOSE_PEER);
+}
+
+static void take(struct ws_server *s, struct conn *c, const struct ws_event *got)
+{
+    if (got->opcode == WS_CLOSE)
+        peer_close(s, c, got->close_code);
+    else if (c->flags & WS_CLOSE_SENT)
+        return; /* only the peer's Close matters now */
+    else if (got->opcode == WS_PING)
+        ws_conn_send(s, c, WS_PONG, got->data);
+    else if (got->opcode != WS_PONG) {
+        metrics.messages_received_total++;
+        s->message(s->owner, c, (enum ws_opcode)got->opcode, got->data);
+    }
+}
+
+static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
+{
+    struct ws_server *s = owner;
+    struct ws_event got;
+    struct ws_rx *rx = c->detail;
+    if (!(c->flags & WS_CLOSE_SENT) && !s->ready(s->owner, c)) {
+        conn_defer(s->net, c);
+        return 0;
+    }
+    struct ws_result r = ws_receive(&rx, p, n, s->message_max, &got);
+    c->detail = rx;
+    if (r.state == WS_BAD) {
+        ws_conn_fail(s, c, r.err, CLOSE_PROTOCOL);
+        return n;
+    }
+    if (r.state == WS_MORE)
+        return n;
+    take(s, c, &got);
+    rx = c->detail;
+    ws_rx_release(&rx);
+    c->detail = rx;
+    return r.consumed;
+}
+
+static void timeout(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    conn_close(s->net, c, CLOSE_LINGER); /* our Close was not answered in time */
+}
+
+static bool closed(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    if (!s->closed(s->owner, c))
+        return false;
+    struct ws_rx *rx = c->detail;
+    ws_rx_free(&rx);
+    c->detail = NULL;
+    metrics.websockets_active--;
+    if (log_begin(LOG_connection_closed)) {
+        log_id("conn_id", conn_id(c));
+        log_text("close_reason", slice_str(close_name((enum close_reason)c->close_reason)));
+        log_number("close_code", c->close_code);
+        log_end();
+    }
+    return true;
+}
+
+static bool ready(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    return c->flags & WS_CLOSE_SENT || s->ready(s->owner, c);
+}
+
+void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
+{
+    s->net = net;
+    net->protocols[protocol] = (struct conn_protocol){s, ready, input, timeout, closed};
+}
+
+void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol)
+{
+    conn_timer(s->net, c, 0);
+    c->protocol = protocol;
+    c->flags = 0;
+    c->close_code = 0;
+    metrics.websockets_active++;
+}

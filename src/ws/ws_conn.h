@@ -1,0 +1,44 @@
+/* WebSocket on connections (RFC 6455): messages out of bytes, frames into bytes, and the closing
+ * handshake.
+ *
+ *              ws_conn_close               peer's Close                 peer's FIN, or
+ *   OPEN --------------------> CLOSE SENT --------------> conn LINGER ------------------> closed()
+ *    |  peer's Close: answered   | close_timeout: cut          ^         close_timeout
+ *    +---------------------------|-----------------------------+
+ *    |  ws_conn_fail: Close, and no more is read (7.1.7)       |
+ *    +---------------------------------------------------------+
+ */
+#ifndef WEIR_WS_CONN_H
+#define WEIR_WS_CONN_H
+
+#include "net/conn.h"
+#include "ws/ws_frame.h"
+
+/* conn.flags. CLEAN: both sides' Close frames were seen. OPENED is the owner's. */
+enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4 };
+
+struct ws_server {
+    struct net *net;
+    void *owner;
+    uint32_t message_max;                       /* bytes */
+    uint64_t close_timeout_ms;                  /* for the peer's answer to our Close */
+    bool (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
+    /* kind is WS_TEXT (UTF-8 was checked) or WS_BINARY. data: until it returns. */
+    void (*message)(void *owner, struct conn *c, enum ws_opcode kind, struct slice data);
+    bool (*closed)(void *owner, struct conn *c); /* see struct conn_protocol */
+};
+
+/* All but net is set by the caller. */
+void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol);
+
+/* The connection speaks WebSocket from here on; what the opening handshake answers is sent. */
+void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol);
+/* false: the connection has gone. */
+bool ws_conn_send(struct ws_server *s, struct conn *c, enum ws_opcode opcode, struct slice data);
+/* Sends a Close and awaits the peer's. A code that can't be sent (1005, 1006): an empty Close. */
+void ws_conn_close(struct ws_server *s, struct conn *c, unsigned code, struct slice why,
+                   enum close_reason reason);
+/* Fails the connection: its error's close code, counted and logged. */
+void ws_conn_fail(struct ws_server *s, struct conn *c, enum err e, enum close_reason reason);
+
+#endif
