@@ -146,7 +146,9 @@ static enum err arguments(const struct http_exchange *ex, const struct guest_fun
     if (!root) {
         snprintf(detail, 640, "%.300s at byte %d",
                  ex->body.n ? error.text : "the body is empty; send a JSON array", error.position);
-        return ERR_EXEC_JSON;
+        /* JSON, but with a number that no type of WebAssembly holds. */
+        return json_error_code(&error) == json_error_numeric_overflow ? ERR_EXEC_ARGUMENTS
+                                                                      : ERR_EXEC_JSON;
     }
     bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
     for (size_t i = 0; ok && i < f->n_args; i++) {

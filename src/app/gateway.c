@@ -5,6 +5,7 @@
 #include "base/log.h"
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
+enum { TURN_EVENTS = 32 }; /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(1000000)
 
 /* ---- routes ---- */
@@ -65,12 +66,17 @@ static void public_request(void *owner, struct conn *c, struct http_exchange *ex
     }
 }
 
+bool gateway_admit(const struct gateway *gw)
+{
+    return guests_admit(&gw->guests) && !net_deferred(&gw->net) && gw->net.fed < TURN_EVENTS;
+}
+
 static bool public_ready(void *owner, struct conn *c)
 {
     (void)c;
     struct gateway *gw = owner;
     /* When even the queue is full a request is let in, to be told so with a 503. */
-    return guests_admit(&gw->guests) || guests_full(&gw->guests);
+    return gateway_admit(gw) || guests_full(&gw->guests);
 }
 
 static void admin_on_request(void *owner, struct conn *c, struct http_exchange *ex)
@@ -186,16 +192,28 @@ static bool phase_guests(void *arg)
     return guests_run(&gw->guests);
 }
 
+/* Connections of the public listeners, those that a guest is yet to be told the end of included. */
+static uint32_t public_connections(const struct gateway *gw)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < gw->net.conns.count; i++) {
+        const struct conn *c = pool_at(&gw->net.conns, i);
+        n += c && c->protocol != PROTOCOL_ADMIN;
+    }
+    return n;
+}
+
 /* Each step of a drain: whether all have gone, or the time is over. */
 static void drain_step(void *arg, struct timer *t)
 {
     struct gateway *gw = arg;
     bool over = gw->loop.now_ms >= gw->drain_until_ms;
-    if (over && metrics.connections_active && log_begin(LOG_drain_expired)) {
-        log_number("connections", (int64_t)metrics.connections_active);
+    uint32_t left = public_connections(gw);
+    if (over && left && log_begin(LOG_drain_expired)) {
+        log_number("connections", left);
         log_end();
     }
-    if (over || !gw->net.conns.in_use)
+    if (over || !left)
         gw->loop.stop = true;
     else
         wheel_set(&gw->loop.wheel, t, DRAIN_STEP_MS);

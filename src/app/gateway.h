@@ -57,7 +57,11 @@ struct event {
     bool active, chose_protocol;
 };
 
-/* gateway.c. config is set and modules are loaded; listeners are added afterwards. */
+/* gateway.c */
+/* Whether a guest's event may start now: guests have time left in this iteration, nobody has waited
+ * longer, and the connection has not had its turn. */
+bool gateway_admit(const struct gateway *gw);
+/* config is set; modules and listeners are added afterwards. */
 enum err gateway_init(struct gateway *gw) MUST_USE;
 enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* takes fd */
 /* Stops accepting, ends what is idle, tells WebSockets; ends the loop when all have gone or the

@@ -17,7 +17,7 @@ static const struct weir_entry *entry_of(const struct guest_module *m, enum gues
 static bool ready(void *owner, struct conn *c)
 {
     struct gateway *gw = owner;
-    return !upgrade_module(gw, c) || guests_admit(&gw->guests);
+    return !upgrade_module(gw, c) || gateway_admit(gw);
 }
 
 static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)

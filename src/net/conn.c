@@ -279,21 +279,18 @@ static void flush_queue(struct net *net, struct conn *c)
 
 /* ---- reading ---- */
 
-static bool saved_full(const struct conn *c)
-{
-    return c->saved && c->saved->len == NET_RECEIVE;
-}
-
 /* Hands n bytes at the front of the receive buffer to the protocol; keeps what it leaves. */
 static void feed(struct net *net, struct conn *c, size_t n)
 {
     size_t at = 0;
     conn_cork(net, c);
+    net->fed = 0;
     while (at < n && !c->paused && c->state == CONN_OPEN) {
         const struct conn_protocol *p = &net->protocols[c->protocol];
         size_t took = p->input(p->owner, c, net->receive + at, n - at);
         ASSERT(took <= n - at);
         at += took;
+        net->fed++;
         if (!took)
             break;
     }
@@ -301,8 +298,6 @@ static void feed(struct net *net, struct conn *c, size_t n)
     if (at < n && c->state == CONN_OPEN &&
         buf_keep(&c->saved, NET_RECEIVE, slice_of(net->receive + at, n - at)))
         conn_close(net, c, CLOSE_NO_MEMORY);
-    if (!c->paused && !saved_full(c))
-        poll_again(net, c);
     peer_end_settle(net, c);
 }
 
@@ -316,39 +311,49 @@ static size_t restore(struct net *net, struct conn *c)
     return n;
 }
 
-static bool protocol_ready(struct net *net, struct conn *c)
+/* Lingering: what the peer still says is read and dropped. */
+static void drop_input(struct net *net, struct conn *c)
 {
-    const struct conn_protocol *p = &net->protocols[c->protocol];
-    return c->state != CONN_OPEN || p->ready(p->owner, c);
-}
-
-static void read_ready(struct net *net, struct conn *c)
-{
-    if (c->paused || saved_full(c)) {
-        c->unpolled = true;
-        want(net, c);
-        return;
-    }
-    if (!protocol_ready(net, c))
-        return; /* level-triggered: it is reported again */
-    size_t have = restore(net, c);
-    ssize_t r = sys_recv(c->fd, net->receive + have, NET_RECEIVE - have);
+    ssize_t r = sys_recv(c->fd, net->receive, NET_RECEIVE);
     if (r > 0)
         metrics.received_bytes_total += (uint64_t)r;
-    if (c->state != CONN_OPEN) {
-        if (r <= 0 && r != -EAGAIN && r != -EINTR)
-            conn_close(net, c, r == 0 ? CLOSE_PEER : CLOSE_PEER_RESET);
-        return; /* lingering: read and dropped */
-    }
-    if (r > 0 || (have && (r == -EAGAIN || r == -EINTR))) {
-        feed(net, c, have + (size_t)MAX(r, (ssize_t)0));
-    } else if (r == 0) {
-        if (have)
-            feed(net, c, have);
-        if (c->state != CONN_CLOSED)
-            peer_end(net, c);
-    } else if (r != -EAGAIN && r != -EINTR) {
+    else if (r != -EAGAIN && r != -EINTR)
+        conn_close(net, c, CLOSE_PEER);
+}
+
+static void read_input(struct net *net, struct conn *c)
+{
+    size_t have = restore(net, c);
+    ssize_t r = have == NET_RECEIVE || c->peer_ended
+                    ? -EAGAIN
+                    : sys_recv(c->fd, net->receive + have, NET_RECEIVE - have);
+    size_t got = r > 0 ? (size_t)r : 0;
+    metrics.received_bytes_total += got;
+    net->fed = 0;
+    if (r < 0 && r != -EAGAIN && r != -EINTR) {
         conn_close(net, c, CLOSE_PEER_RESET);
+        return;
+    }
+    if (have + got)
+        feed(net, c, have + got);
+    if (r == 0 && c->state != CONN_CLOSED)
+        peer_end(net, c);
+}
+
+/* Input is there, or was left: it is taken, or waits for its turn. */
+static void read_ready(struct net *net, struct conn *c)
+{
+    const struct conn_protocol *p = &net->protocols[c->protocol];
+    net->fed = 0;
+    if (c->state != CONN_OPEN) {
+        drop_input(net, c);
+    } else if (c->paused) {
+        c->unpolled = true;
+        want(net, c);
+    } else if (p->ready(p->owner, c)) {
+        read_input(net, c);
+    } else {
+        conn_defer(net, c);
     }
 }
 
@@ -362,6 +367,8 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
         flush_queue(net, c);
     if (c->state == CONN_CLOSED)
         return;
+    if (c->listed)
+        return; /* its turn comes */
     if (ready & SYS_IN && !c->peer_ended)
         read_ready(net, c);
     else if (ready & SYS_HANGUP)
@@ -419,12 +426,8 @@ static bool phase_resume(void *arg)
     while ((c = list_take(net, &all)) != NULL) {
         if (c->state == CONN_CLOSED)
             list_put(net, &net->closing, c);
-        else if (c->state != CONN_OPEN || c->paused)
-            continue; /* what paused it resumes it */
-        else if (!protocol_ready(net, c))
-            list_put(net, &net->resuming, c);
-        else
-            feed(net, c, restore(net, c));
+        else if (c->state == CONN_OPEN && !c->paused)
+            read_ready(net, c);
     }
     return net->resuming.head != NO_CONN;
 }

@@ -25,7 +25,8 @@ struct conn;
 /* What a connection speaks. The first argument of each callback is the owner. */
 struct conn_protocol {
     void *owner;
-    /* Whether input may be taken now. false: it stays in the kernel until the next iteration. */
+    /* Whether input may be taken now. false: it stays in the kernel, and the connection gets a turn
+     * in the next iteration, before those that come ready after it. */
     bool (*ready)(void *owner, struct conn *c);
     /* Takes bytes (may modify them), returns how many. What it leaves comes again, in front of what
      * arrives next; after conn_defer in the next iteration, after conn_pause on conn_resume. */
@@ -75,6 +76,7 @@ struct net {
     struct conn_protocol protocols[NET_PROTOCOLS];
     struct pool conns;
     struct conn_list closing, resuming;
+    uint32_t fed;        /* calls of input since its connection's turn began */
     struct conn *corked; /* its writes gather in cork */
     uint32_t cork_len;
     uint8_t receive[NET_RECEIVE], cork[NET_CORK];
@@ -102,6 +104,12 @@ void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);
 void conn_close(struct net *net, struct conn *c, enum close_reason reason);
 void conn_release(struct net *net, struct conn *c); /* ends a hold */
 void conn_check(const struct net *net);             /* asserts what must hold between iterations */
+
+/* Whether connections wait for a turn. */
+static inline bool net_deferred(const struct net *net)
+{
+    return net->resuming.head != UINT32_MAX;
+}
 
 /* {loop 8, slot 24, generation 32}; never 0. */
 static inline uint64_t conn_id(const struct conn *c)
