@@ -401,7 +401,7 @@ static void address_check(struct reader *r, const yaml_node_t *at, const char *t
         fail(r, at, "an address is IP:PORT or [IPv6]:PORT, not ", text);
     else if (loopback && strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0 &&
              strcmp(host, "localhost") != 0)
-        fail(r, at, "the admin address must be on loopback: tokens are not implemented yet", "");
+        fail(r, at, "the admin address must be on loopback", "");
 }
 
 static bool listen_extra(struct reader *r, const char *key, yaml_node_t *value, void *base)

@@ -6,7 +6,7 @@
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
 enum { TURN_EVENTS = 32 }; /* guests' events of a connection in its turn */
-#define GUEST_BUDGET_NS UINT64_C(1000000)
+#define GUEST_BUDGET_NS UINT64_C(2000000)
 
 /* ---- routes ---- */
 

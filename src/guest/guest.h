@@ -24,7 +24,7 @@
 struct guest_call;
 
 /* What host functions do; `call` names the event. Slices point into guest memory: copy. Reads
- * return the full length and write nothing where cap is too small (docs/GUESTS.md: weir_v1). They
+ * return the full length and write nothing where cap is too small (sdk/c/weir.h). They
  * run on the guest's fiber, whose stack is small: append and return. */
 struct guest_ops {
     int32_t (*msg_read)(struct guest_call *call, uint8_t *p, uint32_t cap);

@@ -126,7 +126,8 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
 {
     enum err e = ERR_NONE;
     if (polled < 0) {
-        e = c->over ? c->over : ERR_GUEST_TRAP;
+        /* What is neither is a failed instantiation: its memory does not fit, or no slot does. */
+        e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;
         if (c->over)
             metrics.guest_deadlines_total++;
         else

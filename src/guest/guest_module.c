@@ -122,11 +122,26 @@ static bool export_fits(const wasm_functype_t *t, enum guest_export x)
     return true;
 }
 
+/* A memory that its own limit never lets exist is refused now rather than at each event. */
+static enum err memory_take(const struct guest_module *m, const wasm_memorytype_t *t,
+                            struct buf *why)
+{
+    uint64_t least = (uint64_t)wasm_memorytype_limits(t)->min << 16;
+    if (least <= m->memory)
+        return ERR_NONE;
+    enum err e = buf_printf(why, "its memory begins with %llu bytes: more than limits.memory, %u",
+                            (unsigned long long)least, m->memory);
+    return e ? e : ERR_MODULE_REFUSED;
+}
+
 static enum err export_take(struct guest_module *m, const wasm_exporttype_t *x, struct buf *why)
 {
     const wasm_name_t *name = wasm_exporttype_name(x);
     const wasm_functype_t *t = wasm_externtype_as_functype_const(wasm_exporttype_type(x));
+    const wasm_memorytype_t *memory = wasm_externtype_as_memorytype_const(wasm_exporttype_type(x));
     struct guest_function *f = &m->functions[m->n_functions];
+    if (memory)
+        return memory_take(m, memory, why);
     if (!t || name->size >= sizeof(f->name) || memchr(name->data, 0, name->size))
         return ERR_NONE;
     memcpy(f->name, name->data, name->size);
