@@ -16,7 +16,7 @@ run: build
 build:
 	@scripts/setup
 	@engine/build build/engine
-	@[ -f build/build.ninja ] || meson setup build >build/meson.out 2>&1 || { cat build/meson.out; exit 1; }
+	@[ -f build/build.ninja ] || { rm -rf build/meson-*; meson setup build >build/meson.out 2>&1; } || { cat build/meson.out; exit 1; }
 	@ninja -C build --quiet
 
 test:

@@ -15,6 +15,15 @@ static bool host_allowed(struct slice host)
     return false;
 }
 
+/* A browser says where a page comes from: only this listener's own may read here. */
+static bool origin_allowed(const struct http_exchange *ex)
+{
+    struct slice origin = http_exchange_field(ex, SLICE("origin"));
+    struct slice host = http_span_slice(ex->head, ex->req.host), scheme = SLICE("http://");
+    return !origin.p || (origin.n == scheme.n + host.n && memcmp(origin.p, scheme.p, scheme.n) == 0 &&
+                         slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
+}
+
 static void respond(struct gateway *gw, struct conn *c, unsigned status, struct slice type,
                     struct slice body)
 {
@@ -39,7 +48,7 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
     struct slice path = http_span_slice(ex->head, ex->req.path);
     struct slice text = SLICE("text/plain; charset=utf-8");
     bool serving = gw->ready && !gw->draining;
-    if (!host_allowed(http_span_slice(ex->head, ex->req.host)))
+    if (!host_allowed(http_span_slice(ex->head, ex->req.host)) || !origin_allowed(ex))
         http_exchange_fail(&gw->admin, c, ERR_FORBIDDEN, SLICE_NONE, SLICE_NONE);
     else if (ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD)
         http_exchange_fail(&gw->admin, c, ERR_METHOD, SLICE("Allow: GET, HEAD\r\n"), SLICE_NONE);

@@ -87,6 +87,32 @@ static int32_t op_attachment_set(struct guest_call *call, struct slice data)
     return effects_add(&ev->fx, EFFECT_ATTACH, conn_id(ev->conn), 0, data, SLICE_NONE) ? LIMIT : 0;
 }
 
+/* All fields of a name as the one list that they are. */
+static int32_t fields_join(const struct http_exchange *ex, struct slice name, uint8_t *p,
+                           uint32_t cap)
+{
+    size_t n = 0;
+    for (int copy = 0; copy < 2; copy++) {
+        size_t at = 0;
+        for (uint32_t i = 0; i < ex->req.n_fields; i++) {
+            struct slice v = http_span_slice(ex->head, ex->req.fields[i].value);
+            if (!slice_eq_nocase(http_span_slice(ex->head, ex->req.fields[i].name), name))
+                continue;
+            if (copy && at)
+                memcpy(p + at - 2, ", ", 2);
+            if (copy)
+                memcpy(p + at, v.p, v.n);
+            at += v.n + 2;
+        }
+        if (!at)
+            return ABSENT;
+        n = at - 2;
+        if (n > cap)
+            break;
+    }
+    return (int32_t)n;
+}
+
 static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p,
                           uint32_t cap)
 {
@@ -120,7 +146,7 @@ static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice 
         found = slice_str(peer.text);
         break;
     default:
-        found = http_exchange_field(ex, SLICE("sec-websocket-protocol"));
+        return fields_join(ex, SLICE("sec-websocket-protocol"), p, cap);
     }
     return found.p ? copy_out(found, p, cap) : ABSENT;
 }
@@ -163,8 +189,8 @@ static int32_t op_resp_header(struct guest_call *call, struct slice name, struct
     if ((!handshake && ev->kind != GUEST_on_http) || !field_allowed(name, value))
         return INVALID;
     if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
-        struct slice offered = http_exchange_field(ev->ex, SLICE("sec-websocket-protocol"));
-        if (!handshake || ev->chose_protocol || !http_list_has(offered, value))
+        if (!handshake || ev->chose_protocol ||
+            !http_field_list_has(&ev->ex->req, ev->ex->head, name, value))
             return INVALID;
         ev->chose_protocol = true;
     }

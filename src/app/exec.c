@@ -1,4 +1,5 @@
 /* POST /api/exec/{module}[/{function}]: a JSON array of numbers in, JSON out. */
+#include <float.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -23,8 +24,8 @@ static void signature(const struct guest_function *f, char out[512])
 static bool real_of(const json_t *v, double *out)
 {
     const char *s = json_string_value(v);
-    if (json_is_number(v))
-        *out = json_number_value(v);
+    if (json_is_real(v))
+        *out = json_real_value(v);
     else if (s && strcmp(s, "NaN") == 0)
         *out = NAN;
     else if (s && strcmp(s, "Infinity") == 0)
@@ -36,11 +37,16 @@ static bool real_of(const json_t *v, double *out)
     return true;
 }
 
+static bool is_int(uint8_t kind)
+{
+    return kind == WASMTIME_I32 || kind == WASMTIME_I64;
+}
+
 static bool value_of(const json_t *v, uint8_t kind, uint64_t *bits)
 {
     double d;
     float f;
-    if (kind == WASMTIME_I32 || kind == WASMTIME_I64) {
+    if (is_int(kind)) {
         json_int_t i = json_integer_value(v);
         *bits = kind == WASMTIME_I32 ? (uint32_t)i : (uint64_t)i;
         return json_is_integer(v) && (kind == WASMTIME_I64 || (i >= INT32_MIN && i <= UINT32_MAX));
@@ -63,7 +69,10 @@ static int real_print(char out[32], double d, bool single)
         return snprintf(out, 32, "\"NaN\"");
     if (isinf(d))
         return snprintf(out, 32, d < 0 ? "\"-Infinity\"" : "\"Infinity\"");
-    for (int digits = single ? 6 : 15;; digits++) {
+    /* %g leaves out zeros at the end, so what 15 digits hold exactly needs no fewer; but a
+     * subnormal number has fewer than that. */
+    bool subnormal = fabs(d) < (single ? (double)FLT_MIN : DBL_MIN);
+    for (int digits = subnormal ? 1 : single ? FLT_DIG : DBL_DIG;; digits++) {
         int n = snprintf(out, 32, "%.*g", digits, d);
         if (digits >= (single ? 9 : 17) ||
             (single ? strtof(out, NULL) == (float)d : strtod(out, NULL) == d))
@@ -135,14 +144,14 @@ static const struct guest_function *find(struct gateway *gw, struct slice rest,
     return NULL;
 }
 
-/* Arguments from the body into values; what is wrong, as an error and a text. */
-static enum err arguments(const struct http_exchange *ex, const struct guest_function *f,
-                          struct weir_value values[WEIR_VALUES_MAX], char detail[640])
+/* The arguments of integer types, or those of the others, from the body. jansson reads a number as
+ * it is written: as integers all numbers are exact, as reals -0 and 1e30 are what they seem. */
+static enum err arguments_of(const struct http_exchange *ex, const struct guest_function *f,
+                             bool ints, struct weir_value *values, char detail[640])
 {
     json_error_t error;
-    char sig[512];
-    json_t *root = json_loadb((const char *)ex->body.p, ex->body.n,
-                              JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
+    size_t flags = JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | (ints ? 0 : JSON_DECODE_INT_AS_REAL);
+    json_t *root = json_loadb((const char *)ex->body.p, ex->body.n, flags, &error);
     if (!root) {
         snprintf(detail, 640, "%.300s at byte %d",
                  ex->body.n ? error.text : "the body is empty; send a JSON array", error.position);
@@ -151,16 +160,33 @@ static enum err arguments(const struct http_exchange *ex, const struct guest_fun
                                                                       : ERR_EXEC_JSON;
     }
     bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
-    for (size_t i = 0; ok && i < f->n_args; i++) {
-        values[i].kind = f->args[i];
-        ok = value_of(json_array_get(root, i), f->args[i], &values[i].bits);
-    }
+    for (size_t i = 0; ok && i < f->n_args; i++)
+        if (is_int(f->args[i]) == ints) {
+            values[i].kind = f->args[i];
+            ok = value_of(json_array_get(root, i), f->args[i], &values[i].bits);
+        }
     json_decref(root);
-    if (ok)
-        return ERR_NONE;
-    signature(f, sig);
-    snprintf(detail, 640, "send a JSON array of numbers for %s", sig);
-    return ERR_EXEC_ARGUMENTS;
+    return ok ? ERR_NONE : ERR_EXEC_ARGUMENTS;
+}
+
+/* Arguments from the body into values; what is wrong, as an error and a text. */
+static enum err arguments(const struct http_exchange *ex, const struct guest_function *f,
+                          struct weir_value values[WEIR_VALUES_MAX], char detail[640])
+{
+    char sig[512];
+    bool ints = f->n_args == 0, reals = false;
+    for (size_t i = 0; i < f->n_args; i++) {
+        ints |= is_int(f->args[i]);
+        reals |= !is_int(f->args[i]);
+    }
+    enum err e = reals ? arguments_of(ex, f, false, values, detail) : ERR_NONE;
+    if (!e && ints)
+        e = arguments_of(ex, f, true, values, detail);
+    if (e == ERR_EXEC_ARGUMENTS) {
+        signature(f, sig);
+        snprintf(detail, 640, "send a JSON array of numbers for %s", sig);
+    }
+    return e;
 }
 
 /* What can be said before the arguments are looked at. */

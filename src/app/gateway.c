@@ -5,6 +5,7 @@
 #include "base/log.h"
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
+enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
 enum { TURN_EVENTS = 32 }; /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
 
@@ -145,12 +146,13 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
             return;
         if (fd < 0)
             continue; /* that one has gone already */
-        if (gw->net.conns.in_use >= gw->config.limits.connections) {
+        bool admin = l->server == &gw->admin;
+        uint64_t most = admin ? ADMIN_CONNECTIONS : gw->config.limits.connections;
+        if (gw->places[admin] >= most) {
             refuse_full(fd);
             continue;
         }
-        struct conn *c = conn_open(&gw->net, fd,
-                                   l->server == &gw->admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
+        struct conn *c = conn_open(&gw->net, fd, admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
         if (c)
             http_server_open(l->server, c);
     }
@@ -248,7 +250,7 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
 enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
-    struct net_limits limits = {(uint32_t)l->connections, (uint32_t)l->send_queue,
+    struct net_limits limits = {(uint32_t)l->connections + ADMIN_CONNECTIONS, (uint32_t)l->send_queue,
                                 (uint32_t)l->close_timeout};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);

@@ -96,11 +96,14 @@ static void open_event(struct gateway *gw, struct conn *c, struct guest_module *
 }
 
 /* The first protocol of the route's list that the client offers. */
-static struct slice protocol_choose(const struct config_route *route, struct slice offered)
+static struct slice protocol_choose(const struct config_route *route,
+                                    const struct http_exchange *ex)
 {
-    for (uint32_t i = 0; i < route->n_subprotocols; i++)
-        if (http_list_has(offered, slice_str(route->subprotocols[i])))
-            return slice_str(route->subprotocols[i]);
+    for (uint32_t i = 0; i < route->n_subprotocols; i++) {
+        struct slice protocol = slice_str(route->subprotocols[i]);
+        if (http_field_list_has(&ex->req, ex->head, SLICE("sec-websocket-protocol"), protocol))
+            return protocol;
+    }
     return SLICE_NONE;
 }
 
@@ -110,8 +113,7 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
                                "Connection: Upgrade\r\nSec-WebSocket-Accept: ";
     const struct http_exchange *ex = c->detail;
     const struct config_route *route = &gw->config.routes[c->route];
-    struct slice offered = http_exchange_field(ex, SLICE("sec-websocket-protocol"));
-    struct slice protocol = protocol_choose(route, offered);
+    struct slice protocol = protocol_choose(route, ex);
     char accept[29];
     ws_accept_key(http_exchange_field(ex, SLICE("sec-websocket-key")), accept);
     metrics.http_requests_total++;

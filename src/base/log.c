@@ -111,10 +111,11 @@ void log_end(void)
     line[used++] = '\n';
     if (output.write(slice_of(line, used))) {
         if (dropped_unsaid && log_begin(LOG_logs_dropped)) {
-            int64_t n = (int64_t)dropped_unsaid;
+            uint64_t n = dropped_unsaid;
             dropped_unsaid = 0;
-            log_number("dropped", n);
+            log_number("dropped", (int64_t)n);
             log_end();
+            dropped_unsaid += dropped_unsaid ? n : 0; /* that line was dropped as well */
         }
         return;
     }

@@ -46,7 +46,7 @@ struct guest_limits {
     uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
     uint32_t slots_module; /* instances of one module, so that others find a slot */
     uint32_t memory_max;   /* the largest of all modules, bytes */
-    uint64_t budget_ns;    /* of all guests in an iteration; a single slice may exceed it */
+    uint64_t budget_ns;    /* of all guests in an iteration; the last slice may exceed it */
 };
 
 /* Exports with a meaning: GUEST_EXPORT(name, parameters as i and l, whether it returns an i32). */
@@ -93,7 +93,7 @@ struct guests {
     wasm_engine_t *engines[2]; /* native, pulley */
     wasmtime_linker_t *linkers[2];
     const uint64_t *now_ns; /* the loop's: when this iteration began */
-    uint64_t clock_ns;      /* when a guest last ended or yielded */
+    uint64_t clock_ns;      /* when a guest last ended; past the budget after one that yielded */
     bool owed;              /* this iteration belongs to suspended calls */
     struct list turns;
     uint32_t running, waiting;

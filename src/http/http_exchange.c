@@ -145,6 +145,9 @@ void http_exchange_fail(struct http_server *s, struct conn *c, enum err err, str
 /* What can't be read any further is answered and ended; the rest of its input is dropped. */
 static size_t refuse(struct http_server *s, struct conn *c, enum err e, size_t n)
 {
+    conn_reason(c, e == ERR_HTTP_TIMEOUT ? CLOSE_REQUEST_TIMEOUT
+                   : e == ERR_NO_MEMORY  ? CLOSE_NO_MEMORY
+                                         : CLOSE_PROTOCOL);
     http_exchange_fail(s, c, e, SLICE_NONE, SLICE_NONE);
     return n;
 }

@@ -85,6 +85,20 @@ static struct http_span span(size_t from, size_t to)
     return (struct http_span){(uint16_t)from, (uint16_t)(to - from)};
 }
 
+/* RFC 3986 3.2.2 reg-name; *i moves behind what was taken. */
+static bool reg_name_char(struct slice h, size_t *i)
+{
+    uint8_t c = h.p[*i];
+    if (c == '%') {
+        if (h.n - *i < 3 || !is_hex(h.p[*i + 1]) || !is_hex(h.p[*i + 2]))
+            return false;
+        *i += 3;
+        return true;
+    }
+    ++*i;
+    return (is_token(c) && !strchr("#%^`|", c)) || (c && strchr("(),;=", c));
+}
+
 static bool host_valid(struct slice h)
 {
     size_t i = 0;
@@ -96,8 +110,8 @@ static bool host_valid(struct slice h)
         if (i < 3 || i == h.n || h.p[i++] != ']')
             return false;
     } else {
-        for (; i < h.n && h.p[i] != ':'; i++)
-            if (!is_token(h.p[i]))
+        while (i < h.n && h.p[i] != ':')
+            if (!reg_name_char(h, &i))
                 return false;
         if (!i)
             return false;
@@ -144,6 +158,8 @@ static enum err parse_target(const uint8_t *p, size_t from, size_t to, struct ht
     const uint8_t *mark = memchr(p + path, '?', to - path);
     size_t path_end = mark ? (size_t)(mark - p) : to;
     r->path = span(path, path_end);
+    if (path == path_end) /* of absolute-form: it means "/" (RFC 9110 4.2.3), as stands before it */
+        r->path = span(path - 1 - r->host.len, path - r->host.len);
     r->query = mark ? span(path_end + 1, to) : span(to, to);
     return ERR_NONE;
 }
@@ -234,7 +250,7 @@ static bool list_next(struct slice list, size_t *at, struct slice *member)
     return false;
 }
 
-bool http_list_has(struct slice list, struct slice member)
+static bool http_list_has(struct slice list, struct slice member)
 {
     struct slice m;
     for (size_t at = 0; list_next(list, &at, &m);)
@@ -253,21 +269,22 @@ static bool list_has(struct slice list, struct slice member, unsigned *n)
     return found;
 }
 
+/* RFC 9112 6.1 and 7: chunked is the only coding known here, at most once and the last one. */
 static enum err take_coding(struct slice v, struct http_request *r)
 {
-    unsigned n = 0;
-    bool chunked = list_has(v, SLICE("chunked"), &n);
-    if (r->minor == 0 || r->chunked)
+    struct slice m;
+    bool others = false, after = false;
+    if (r->minor == 0)
         return ERR_HTTP_CODING;
-    if (!chunked)
-        return ERR_HTTP_CODING_UNKNOWN;
-    if (n != 1)
-        return slice_eq_nocase(slice_of(v.p + v.n - MIN(v.n, (size_t)7), MIN(v.n, (size_t)7)),
-                               SLICE("chunked"))
-                   ? ERR_HTTP_CODING_UNKNOWN
-                   : ERR_HTTP_CODING;
-    r->chunked = true;
-    return ERR_NONE;
+    for (size_t at = 0; list_next(v, &at, &m);) {
+        bool chunked = slice_eq_nocase(m, SLICE("chunked"));
+        after |= r->chunked;
+        others |= !chunked;
+        r->chunked |= chunked;
+    }
+    if (after)
+        return ERR_HTTP_CODING;
+    return others || !r->chunked ? ERR_HTTP_CODING_UNKNOWN : ERR_NONE;
 }
 
 /* What the fields say of the message itself. */
@@ -321,7 +338,7 @@ struct http_result http_parse_request(const uint8_t *p, size_t n, size_t *scanne
         return (struct http_result){HTTP_MORE, ERR_NONE, 0};
     struct http_result found = scan(p, n, start, scanned, limits);
     if (found.state == HTTP_BAD && found.err == ERR_HTTP_HEAD_SIZE) {
-        const uint8_t *line = memchr(p, '\n', limits->head);
+        const uint8_t *line = memchr(p + start, '\n', limits->head - start);
         if (!line)
             return bad(ERR_HTTP_TARGET_SIZE);
     }
@@ -349,6 +366,16 @@ struct slice http_field_get(const struct http_request *r, const uint8_t *base, s
         if (slice_eq_nocase(http_span_slice(base, r->fields[i].name), name))
             return http_span_slice(base, r->fields[i].value);
     return SLICE_NONE;
+}
+
+bool http_field_list_has(const struct http_request *r, const uint8_t *base, struct slice name,
+                         struct slice member)
+{
+    for (uint32_t i = 0; i < r->n_fields; i++)
+        if (slice_eq_nocase(http_span_slice(base, r->fields[i].name), name) &&
+            http_list_has(http_span_slice(base, r->fields[i].value), member))
+            return true;
+    return false;
 }
 
 unsigned http_field_count(const struct http_request *r, const uint8_t *base, struct slice name)
@@ -411,6 +438,7 @@ enum chunk_state {
     DATA_CR,
     DATA_LF,
     TRAILER,
+    TRAILER_NAME,
     TRAILER_LINE,
     TRAILER_LF,
     LAST_LF
@@ -453,8 +481,12 @@ static bool chunk_byte(struct http_chunked *c, uint8_t b)
         c->state = SIZE_FIRST;
         return b == '\n';
     case TRAILER:
-        c->state = b == '\r' ? LAST_LF : TRAILER_LINE;
+        c->state = b == '\r' ? LAST_LF : TRAILER_NAME;
         return b == '\r' || (is_token(b) && ++c->line <= TRAILER_MAX);
+    case TRAILER_NAME:
+        if (b == ':')
+            c->state = TRAILER_LINE;
+        return (b == ':' || is_token(b)) && ++c->line <= TRAILER_MAX;
     case TRAILER_LINE:
         if (b == '\r')
             c->state = TRAILER_LF;

@@ -136,8 +136,12 @@ int wheel_next_ms(const struct wheel *w, uint64_t now_ms)
     uint32_t ticks = next_ticks(w);
     if (!ticks)
         return -1;
-    uint64_t due = w->start_ms + ((uint64_t)w->now + ticks) * WHEEL_TICK_MS;
-    return due <= now_ms ? 0 : (int)(due - now_ms);
+    /* Ticks wrap around after 198 days: only differences of them mean anything. */
+    uint64_t since_ms = now_ms - w->start_ms;
+    uint32_t gone = (uint32_t)(since_ms / WHEEL_TICK_MS) - w->now;
+    if (gone >= ticks)
+        return 0;
+    return (int)((ticks - gone) * WHEEL_TICK_MS - (uint32_t)(since_ms % WHEEL_TICK_MS));
 }
 
 void wheel_check(const struct wheel *w)

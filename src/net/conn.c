@@ -102,7 +102,7 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
     return c;
 }
 
-static void reason_set(struct conn *c, enum close_reason reason)
+void conn_reason(struct conn *c, enum close_reason reason)
 {
     if (c->close_reason == CLOSE_COUNT)
         c->close_reason = (uint8_t)reason;
@@ -112,7 +112,7 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state == CONN_CLOSED)
         return;
-    reason_set(c, reason);
+    conn_reason(c, reason);
     if (net->corked == c) {
         conn_cork(net, NULL);
         if (c->state == CONN_CLOSED)
@@ -133,8 +133,12 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
 void conn_release(struct net *net, struct conn *c)
 {
     ASSERT(c->holds > 0);
-    if (--c->holds == 0 && c->state == CONN_CLOSED)
+    if (--c->holds)
+        return;
+    if (c->state == CONN_CLOSED)
         list_put(net, &net->closing, c);
+    else if (c->peer_ended && !c->paused)
+        list_put(net, &net->resuming, c); /* its end is settled there */
 }
 
 /* All is sent: the peer's own end is what remains. */
@@ -150,7 +154,7 @@ void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state != CONN_OPEN)
         return;
-    reason_set(c, reason);
+    conn_reason(c, reason);
     if (net->corked == c) {
         conn_cork(net, NULL);
         if (c->state != CONN_OPEN)
@@ -336,6 +340,8 @@ static void read_input(struct net *net, struct conn *c)
     }
     if (have + got)
         feed(net, c, have + got);
+    else if (c->peer_ended)
+        peer_end_settle(net, c);
     if (r == 0 && c->state != CONN_CLOSED)
         peer_end(net, c);
 }
@@ -380,10 +386,12 @@ static void on_timer(void *arg, struct timer *t)
     struct net *net = arg;
     struct conn *c = CONTAINER_OF(t, struct conn, timer);
     const struct conn_protocol *p = &net->protocols[c->protocol];
-    if (c->state == CONN_LINGER)
-        conn_close(net, c, CLOSE_LINGER);
-    else
+    if (c->state == CONN_LINGER) {
+        metrics.close_timeouts_total++;
+        conn_close(net, c, CLOSE_PEER); /* why it was shut down is known already */
+    } else {
         p->timeout(p->owner, c);
+    }
 }
 
 void conn_timer(struct net *net, struct conn *c, uint64_t ms)

@@ -102,6 +102,8 @@ void conn_timer(struct net *net, struct conn *c, uint64_t ms); /* 0: none */
 /* Sends what is queued, says no more, reads and drops until the peer ends or limits.linger_ms. */
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);
 void conn_close(struct net *net, struct conn *c, enum close_reason reason);
+void conn_reason(struct conn *c,
+                 enum close_reason reason);         /* before one of the two; the first wins */
 void conn_release(struct net *net, struct conn *c); /* ends a hold */
 void conn_check(const struct net *net);             /* asserts what must hold between iterations */
 

@@ -334,7 +334,8 @@ bool sys_path_trusted(const char *path, char *why, size_t cap)
         }
         if (strcmp(at, "/") == 0)
             return true;
-        memmove(at, dirname(at), strlen(dirname(at)) + 1);
+        char *above = dirname(at); /* within `at`, which it cuts */
+        memmove(at, above, strlen(above) + 1);
     }
 }
 

@@ -35,8 +35,7 @@ void ws_conn_close(struct ws_server *s, struct conn *c, unsigned code, struct sl
 {
     if (!send_close(s, c, code, why))
         return;
-    if (c->close_reason == CLOSE_COUNT)
-        c->close_reason = (uint8_t)reason;
+    conn_reason(c, reason);
     conn_timer(s->net, c, s->close_timeout_ms);
 }
 
@@ -105,7 +104,8 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 static void timeout(void *owner, struct conn *c)
 {
     struct ws_server *s = owner;
-    conn_close(s->net, c, CLOSE_LINGER); /* our Close was not answered in time */
+    metrics.close_timeouts_total++;
+    conn_close(s->net, c, CLOSE_PEER); /* our Close, whose reason stands, was not answered */
 }
 
 static bool closed(void *owner, struct conn *c)

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Makes the hand-made seeds of tests/fuzz/corpus, byte for byte the same each time. Files named
+found-* come from fuzzing (minimised by -merge=1) and are left alone."""
+import pathlib
+import struct
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent / "corpus"
+
+
+def http():
+    h = b"Host: a.example\r\n"
+    chunked = b"POST /c HTTP/1.1\r\n" + h + b"Transfer-Encoding: chunked\r\n\r\n"
+    upgrade = (b"GET /ws/echo HTTP/1.1\r\n" + h + b"Upgrade: websocket\r\nConnection: keep-alive, "
+               b"Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+               b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+    yield "get", 0x80, b"GET / HTTP/1.1\r\n" + h + b"\r\n"
+    yield "get-1-0", 0x40, b"GET /a?b=c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    yield "absolute", 0x20, b"GET http://b.example:80/x%20?y HTTP/1.1\r\n" + h + b"\r\n"
+    yield "ipv6", 0xa0, b"GET https://[::1]:8/ HTTP/1.1\r\nHost: [::1]\r\n\r\n"
+    yield "options", 0x10, b"\r\nOPTIONS * HTTP/1.1\r\n" + h + b"\r\n"
+    yield "post", 0xc0, (b"POST /api/exec/add HTTP/1.1\r\n" + h +
+                         b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n[2.5,3.7]")
+    yield "pipelined", 0x90, (b"GET /1 HTTP/1.1\r\n" + h + b"\r\nPUT /2 HTTP/1.1\r\n" + h +
+                              b"Content-Length: 2\r\n\r\nokDELETE /3 HTTP/1.1\r\n" + h + b"\r\n")
+    yield "upgrade", 0x70, upgrade
+    yield "chunked", 0xb0, (chunked + b"5;x=\"y\"\r\nhello\r\nA\r\n0123456789\r\n"
+                            b"0\r\nT: v\r\n\r\nGET")
+    yield "smuggle", 0x60, (b"POST / HTTP/1.1\r\n" + h +
+                            b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    yield "fold", 0x50, b"GET / HTTP/1.1\r\n" + h + b"a: b\r\n c\r\n\r\n"
+    yield "bare-lf", 0x30, b"GET / HTTP/1.1\nHost: a\n\n"
+    yield "nul", 0x33, b"GET / HTTP/1.1\r\n" + h + b"a: \0\r\n\r\n"
+    yield "codings", 0x44, (b"PATCH / HTTP/1.1\r\n" + h +
+                            b"Transfer-Encoding: gzip, chunked\r\n\r\n")
+    yield "long-target", 0x55, b"HEAD /" + b"a" * 140 + b" HTTP/1.1\r\n" + h + b"\r\n"
+    yield "many-fields", 0x66, (b"GET / HTTP/1.1\r\n" + h + b"".join(
+        b"f%d:%d\r\n" % (i, i) for i in range(70)) + b"\r\n")
+    yield "body", 0xff, b"3\r\nabc\r\n4;e\r\ndefg\r\n0\r\nA: b\r\n\r\n\x40"
+    yield "body-size", 0xff, b"FFFFFFFF\r\n\x20"
+    yield "body-bad", 0xff, b"3\r\nabcd\r\n\x90"
+
+
+def frame(first, payload, mask=b"\x37\xfa\x21\x3d", length=None):
+    n = len(payload)
+    if length is None:
+        length = 7 if n < 126 else 16 if n < 65536 else 64
+    if length == 7:
+        head = bytes([first, 0x80 | n])
+    elif length == 16:
+        head = bytes([first, 0xfe]) + struct.pack(">H", n)
+    else:
+        head = bytes([first, 0xff]) + struct.pack(">Q", n)
+    return head + mask + bytes(b ^ mask[i & 3] for i, b in enumerate(payload))
+
+
+def ws():
+    euro = "€".encode()
+    cuts = bytes([0x50, 0xa0])
+    large, small = cuts + b"\x0f", cuts + b"\x04"
+    yield "text", large + frame(0x81, b"Hello")
+    yield "binary", large + frame(0x82, bytes(range(200)))
+    yield "empty", large + frame(0x81, b"") + frame(0x82, b"")
+    yield "fragments", large + (frame(0x01, b"a" + euro[:1]) + frame(0x89, b"ping") +
+                                frame(0x00, euro[1:2]) + frame(0x80, euro[2:] + b"z"))
+    yield "controls", large + (frame(0x89, b"") + frame(0x8a, b"x" * 125) +
+                               frame(0x88, b"\x03\xe8bye"))
+    yield "close-empty", large + frame(0x88, b"")
+    yield "close-one", large + frame(0x88, b"\x03")
+    yield "close-1005", large + frame(0x88, b"\x03\xed")
+    yield "close-utf8", large + frame(0x88, b"\x03\xe8\xff")
+    yield "not-utf8", large + frame(0x81, b"abc\xed\xa0\x80")
+    yield "cut-utf8", large + frame(0x81, b"abc" + euro[:2])
+    yield "too-large", small + frame(0x82, b"x" * 17)
+    yield "too-large-parts", small + frame(0x02, b"x" * 16) + frame(0x80, b"x")
+    yield "fits", small + frame(0x02, b"x" * 9) + frame(0x80, b"x" * 7)
+    yield "long-form-16", large + frame(0x82, b"short", length=16)
+    yield "long-form-64", large + frame(0x82, b"short", length=64)
+    yield "length-63", large + b"\x82\xff\x80\0\0\0\0\0\0\0mask"
+    yield "unmasked", large + b"\x81\x05Hello"
+    yield "reserved", large + frame(0xc1, b"Hello")
+    yield "opcode", large + frame(0x83, b"Hello")
+    yield "control-parts", large + frame(0x09, b"ping")
+    yield "control-long", large + frame(0x89, b"x" * 126)
+    yield "stray", large + frame(0x80, b"x")
+    yield "within", large + frame(0x01, b"x") + frame(0x81, b"y")
+    yield "many", large + b"".join(frame(0x81, b"m%d" % i) for i in range(20))
+
+
+CONFIGS = {
+    "full": """\
+listen:
+  - address: 0.0.0.0:8080
+  - {address: "[::1]:0"}
+admin: {address: 127.0.0.1:6060}
+drain: 5s
+log_level: debug
+cache: /tmp/cache
+limits: {connections: 100, message: 1KiB, send_queue: 2MiB, head: 8KiB, idle_timeout: 1m}
+modules:
+  add: add.wat
+  echo: {path: echo.wat, engine: pulley, exec: yes, limits: {memory: 4MiB, deadline: 50ms}}
+routes:
+  - {path: /ws/echo, websocket: {module: echo, origins: ["*"], subprotocols: [a, b]}}
+  - {path: "/raw/*", websocket: {handler: echo}}
+  - {path: /hello, http: {module: add}}
+""",
+    "empty": "",
+    "comment": "# nothing\n",
+    "variables": "limits: {message: ${WEIR_FUZZ}, body: \"${NO_SUCH:-2KiB}\"}\ncache: $$x${NONE}\n",
+    "typos": "lisen: []\nlimits: {conections: 5, message: [], head: -1}\nadmin: {adress: x}\n",
+    "twice": "drain: 1s\ndrain: 2s\nmodules: {a: a.wat, a: b.wat}\n",
+    "ranges": "limits: {message: 1, head: 99999999, guests: 0, head_timeout: 1ms}\n",
+    "kinds": "limits: 5\nmodules: []\nroutes: {}\nlisten: x\n",
+    "routes": "routes: [{path: x}, {path: /a*b, websocket: {}}, {http: {module: none}}, 5]\n",
+    "admin": "admin: {address: 0.0.0.0:1}\nlisten: [{address: \"1.2.3.4:99999\"}, {}]\n",
+    "not-yaml": "a: [b\n",
+    "aliases": "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nroutes: *c\n",
+    "cycle": "modules: &m {a: *m}\nroutes: &r [*r, *r]\n",
+    "deep": "a: " + "[" * 60 + "]" * 60 + "\n",
+    "documents": "drain: 1s\n---\ndrain: 2s\n",
+    "key": "? [a, b]\n: c\n? {d: e}\n: f\n",
+    "tags": "drain: !!int 1s\n!x limits: !y {}\n",
+    "block": "cache: |\n  a\n  b\nlog_level: >-\n  info\n",
+    "crlf": "drain: 1s\r\nlimits:\r\n  head: 8KiB\r\n",
+}
+
+
+def main():
+    made = {}
+    for name, where, data in http():
+        made[f"http_request/{name}"] = bytes([where]) + data
+    for name, data in ws():
+        made[f"ws_frame/{name}"] = data
+    for name, text in CONFIGS.items():
+        made[f"config/{name}"] = text.encode()
+    for name, data in made.items():
+        path = HERE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    print(f"{len(made)} seeds, {sum(map(len, made.values()))} bytes in {HERE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

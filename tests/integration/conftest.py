@@ -1,0 +1,94 @@
+import asyncio
+import pathlib
+import signal
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from weir import Weir  # noqa: E402
+
+GUARD_S = 20
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "guard(seconds): another time guard than 20 s")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """No test, with its fixtures, lasts longer than its guard."""
+    mark = item.get_closest_marker("guard")
+    seconds = mark.args[0] if mark else GUARD_S
+
+    def over(sig, stack):
+        raise TimeoutError(f"{item.nodeid} ran longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Compiled modules, shared by all tests that do not test the cache itself."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def _running():
+    started = []
+    yield started
+    for w in started:
+        w.kill()
+
+
+@pytest.fixture(scope="module")
+def shared(request, tmp_path_factory, cache, _running):
+    """The gateway of a test file: its CONFIG. Checked after each test, stopped after the last."""
+    w = Weir(tmp_path_factory.mktemp("weir"), cache, request.module.CONFIG, start=False)
+    _running.append(w)
+    w.start()
+    yield w
+    w.stop()
+
+
+@pytest.fixture
+def weir(shared):
+    yield shared
+    shared.check()
+
+
+@pytest.fixture
+def start(tmp_path, cache, _running):
+    """start(config): a gateway of this test's own; stopped and checked at its end."""
+    mine = []
+
+    def make(config, **kw):
+        kw.setdefault("cache", cache)
+        begin = kw.pop("start", True)
+        w = Weir(tmp_path, config=config, start=False, **kw)
+        mine.append(w)
+        _running.append(w)
+        return w.start() if begin else w
+
+    yield make
+    errors = []
+    for w in mine:
+        try:
+            w.stop()
+        except AssertionError as e:
+            errors.append(str(e))
+    assert not errors, "; ".join(errors)
+
+
+@pytest.fixture
+def run():
+    """Runs a coroutine with a deadline."""
+    def go(coroutine, timeout=15):
+        async def bounded():
+            return await asyncio.wait_for(coroutine, timeout)
+        return asyncio.run(bounded())
+    return go

@@ -1,0 +1,372 @@
+/* app/config: files that are no YAML, or more of it than a configuration needs, and values that
+ * are easily lost on the way. */
+#include "unit.h"
+
+#include <time.h>
+
+#include "app/config.h"
+
+static struct config config;
+static struct buf errors;
+
+static const char *said(void)
+{
+    return errors.len ? (const char *)errors.p : "";
+}
+
+static enum err parse(struct slice yaml)
+{
+    config_done(&config);
+    buf_clear(&errors, UINT32_MAX);
+    enum err e = config_parse(yaml, "w.yaml", &config, &errors);
+    assert_err(buf_append(&errors, SLICE("\0")), ERR_NONE);
+    errors.len--;
+    return e;
+}
+
+static int make(void **state)
+{
+    (void)state;
+    memset(&config, 0, sizeof(config));
+    buf_init(&errors, 1 << 20);
+    return 0;
+}
+
+static int done(void **state)
+{
+    (void)state;
+    config_done(&config);
+    buf_done(&errors);
+    return mem_buffer_bytes() == 0 ? 0 : -1;
+}
+
+static void nothing_at_all_is_the_defaults(void **state)
+{
+    (void)state;
+    static const struct slice nothings[] = {SLICE(""), SLICE("\n\n"), SLICE("# a\n"), SLICE("{}"),
+                                            SLICE("\xef\xbb\xbf")};
+    for (size_t i = 0; i < ARRAY_LEN(nothings); i++) {
+        assert_err(parse(nothings[i]), ERR_NONE);
+        assert_int_equal(config.n_listen, 1);
+        assert_int_equal(config.n_modules + config.n_routes, 0);
+        assert_int_equal(config.limits.connections, 20000);
+    }
+}
+
+static void what_is_no_yaml_is_said_with_its_line(void **state)
+{
+    (void)state;
+    static const struct {
+        struct slice yaml;
+        const char *want;
+    } rows[] = {
+        {SLICE("a: [b\n"), "w.yaml:2: not YAML: "},
+        {SLICE("a: b\n\tc: d\n"), "w.yaml:2: not YAML: "},
+        {SLICE("a: b\nc: 'd\n"), "w.yaml:3: not YAML: "},
+        {SLICE("a: b: c\n"), "w.yaml:1: not YAML: "},
+        {SLICE("a: *none\n"), "w.yaml:1: not YAML: "},
+        {SLICE("a: b\n}\n"), "w.yaml:2: not YAML: "},
+        {SLICE("a: \"\\q\"\n"), "w.yaml:1: not YAML: "},
+        {SLICE("\xff\xfe\xff"), "w.yaml:1: not YAML: "},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        assert_err(parse(rows[i].yaml), ERR_INVALID);
+        if (strstr(said(), rows[i].want) != said()) {
+            print_error("%zu: %s", i, said());
+            fail();
+        }
+    }
+}
+
+static void bytes_that_are_no_text_are_said_with_their_line(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {SLICE("drain: 1s\n\ncache: \xff\n"),
+                                        SLICE("drain: 1s\n\ncache: a\x01\n"),
+                                        SLICE("drain: 1s\n\ncache: a\0b\n")};
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        assert_err(parse(rows[i]), ERR_INVALID);
+        if (strstr(said(), "w.yaml:3: ") != said()) {
+            print_error("%zu: %s", i, said());
+            wrong++;
+        }
+    }
+    assert_int_equal(wrong, 0);
+}
+
+static double cpu_seconds(void)
+{
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
+/* Each level names the one before ten times: 10^9 values, were they written out. */
+static void a_bomb_of_aliases_is_soon_over(void **state)
+{
+    (void)state;
+    static const char *const uses[] = {
+        "x: *l9\n",
+        "routes: *l9\n",
+        "listen: *l9\n",
+        "routes: [{path: /a, websocket: {handler: echo, origins: *l9}}]\n",
+        "modules: {m: {path: *l9, limits: *l9}}\n",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(uses); i++) {
+        struct buf b;
+        buf_init(&b, 1 << 16);
+        assert_err(buf_printf(&b, "l0: &l0 [a,a,a,a,a,a,a,a,a,a]\n"), ERR_NONE);
+        for (int level = 1; level < 10; level++) {
+            assert_err(buf_printf(&b, "l%d: &l%d [*l%d", level, level, level - 1), ERR_NONE);
+            for (int j = 1; j < 10; j++)
+                assert_err(buf_printf(&b, ",*l%d", level - 1), ERR_NONE);
+            assert_err(buf_printf(&b, "]\n"), ERR_NONE);
+        }
+        assert_err(buf_printf(&b, "%s", uses[i]), ERR_NONE);
+        double before = cpu_seconds();
+        enum err e = parse(buf_slice(&b));
+        buf_done(&b);
+        assert_err(e, ERR_INVALID);
+        assert_true(cpu_seconds() - before < 1);
+        assert_true(errors.len < 1 << 16);
+    }
+}
+
+static void an_alias_may_stand_for_a_value(void **state)
+{
+    (void)state;
+    assert_err(parse(SLICE("modules: {a: &m {path: x, limits: &l {memory: 1MiB}}, b: *m,\n"
+                           "          c: {path: y, limits: *l}}\n")),
+               ERR_NONE);
+    assert_int_equal(config.n_modules, 3);
+    assert_string_equal(config.modules[1].path, "x");
+    assert_int_equal(config.modules[2].limits.memory, 1 << 20);
+}
+
+static void a_value_within_itself_is_refused(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {
+        SLICE("modules: &m {a: *m}\n"),   SLICE("routes: &r [*r, *r]\n"),
+        SLICE("limits: &l {head: *l}\n"), SLICE("&root {limits: *root, modules: *root}\n"),
+        SLICE("listen: &l [*l]\n"),       SLICE("modules: {a: &m {path: x, limits: *m}}\n"),
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        assert_err(parse(rows[i]), ERR_INVALID);
+}
+
+static void very_deep_nesting_is_refused(void **state)
+{
+    (void)state;
+    static const uint32_t depths[] = {100, 2000, 10000};
+    static const char *const opens[] = {"[", "{a: ", "- "};
+    for (size_t i = 0; i < ARRAY_LEN(depths); i++)
+        for (size_t j = 0; j < ARRAY_LEN(opens); j++) {
+            struct buf b;
+            buf_init(&b, 1 << 20);
+            assert_err(buf_printf(&b, j == 2 ? "x:\n" : "x: "), ERR_NONE);
+            for (uint32_t k = 0; k < depths[i]; k++)
+                assert_err(buf_append(&b, slice_str(opens[j])), ERR_NONE);
+            for (uint32_t k = 0; j < 2 && k < depths[i]; k++)
+                assert_err(buf_append(&b, slice_str(j ? "}" : "]")), ERR_NONE);
+            double before = cpu_seconds();
+            enum err e = parse(buf_slice(&b));
+            buf_done(&b);
+            assert_err(e, ERR_INVALID);
+            assert_true(cpu_seconds() - before < 2);
+        }
+}
+
+static void a_file_too_large_is_refused(void **state)
+{
+    (void)state;
+    static char big[(1 << 20) + 1];
+    memset(big, '#', sizeof(big));
+    assert_err(parse(slice_of(big, sizeof(big))), ERR_LIMIT);
+    assert_err(parse(slice_of(big, sizeof(big) - 1)), ERR_NONE);
+}
+
+static size_t lines_said(void)
+{
+    size_t n = 0;
+    for (const char *p = said(); *p; p++)
+        n += *p == '\n';
+    return n;
+}
+
+/* Not once for each pair: that is the square of their number, in lines and in time. */
+static void each_repetition_is_said_once(void **state)
+{
+    (void)state;
+    enum { TIMES = 100 };
+    static const char *const forms[][2] = {
+        {"routes:\n", "  - {path: /a, websocket: {handler: echo}}\n"},
+        {"", "drain: 1s\n"},
+        {"modules:\n", "  m: {path: x}\n"},
+    };
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(forms); i++) {
+        struct buf b;
+        buf_init(&b, 1 << 16);
+        assert_err(buf_append(&b, slice_str(forms[i][0])), ERR_NONE);
+        for (int j = 0; j < TIMES; j++)
+            assert_err(buf_append(&b, slice_str(forms[i][1])), ERR_NONE);
+        enum err e = parse(buf_slice(&b));
+        buf_done(&b);
+        assert_err(e, ERR_INVALID);
+        if (lines_said() > TIMES) {
+            print_error("%d times %s is said on %zu lines\n", TIMES, forms[i][1], lines_said());
+            wrong++;
+        }
+    }
+    assert_int_equal(wrong, 0);
+}
+
+static void the_order_of_keys_does_not_matter(void **state)
+{
+    (void)state;
+    assert_err(parse(SLICE("routes: [{path: /a, http: {module: m}}]\nmodules: {m: x}\n")),
+               ERR_NONE);
+    assert_int_equal(config.n_routes, 1);
+    assert_int_equal(config.routes[0].module, 0);
+}
+
+static void a_long_default_of_a_variable_is_kept_whole(void **state)
+{
+    (void)state;
+    char yaml[600], want[301];
+    memset(want, 'y', 300);
+    want[300] = 0;
+    unsetenv("W_UNSET");
+    snprintf(yaml, sizeof(yaml), "modules: {m: {path: '${W_UNSET:-/%s}'}}", want);
+    assert_err(parse(slice_str(yaml)), ERR_NONE);
+    assert_string_equal(config.modules[0].path + 1, want);
+}
+
+static void a_value_too_long_is_said(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_err(buf_printf(&b, "drain: 1s\ncache: /%070000d\n", 0), ERR_NONE);
+    enum err e = parse(buf_slice(&b));
+    buf_done(&b);
+    assert_err(e, ERR_INVALID); /* or taken; but never dropped in silence */
+    assert_non_null(strstr(said(), "w.yaml:2: "));
+}
+
+static void a_zero_byte_does_not_end_a_value(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {SLICE("cache: \"/a\\0b\"\n"), SLICE("\"drain\\0x\": 1s\n"),
+                                        SLICE("limits: {message: \"1KiB\\0\"}\n")};
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (parse(rows[i]) != ERR_INVALID) {
+            print_error("taken: %.*s", (int)rows[i].n, (const char *)rows[i].p);
+            wrong++;
+        }
+    assert_int_equal(wrong, 0);
+}
+
+static void a_known_key_of_the_wrong_kind_is_not_called_unknown(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {SLICE("listen: 8080\n"), SLICE("routes: {}\n"),
+                                        SLICE("modules: [a]\n"), SLICE("modules: x\n"),
+                                        SLICE("listen: [{address: [x]}]\n")};
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        assert_err(parse(rows[i]), ERR_INVALID);
+        if (strstr(said(), "unknown key")) {
+            print_error("%.*s  %s", (int)rows[i].n, (const char *)rows[i].p, said());
+            wrong++;
+        }
+    }
+    assert_int_equal(wrong, 0);
+}
+
+static void a_listener_needs_its_address(void **state)
+{
+    (void)state;
+    assert_err(parse(SLICE("listen: [{}]\n")), ERR_INVALID); /* not 0.0.0.0:8080 */
+}
+
+static void addresses_that_can_not_be_listened_on_are_refused(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {
+        SLICE("listen: [{address: 'example.org:80'}]\n"), SLICE("listen: [{address: '[::1:80'}]\n"),
+        SLICE("listen: [{address: '1.2.3:80'}]\n"), SLICE("listen: [{address: '1.2.3.4.5:80'}]\n"),
+        SLICE("admin: {address: '127.0.0.1.example.org:80'}\n")};
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (parse(rows[i]) != ERR_INVALID) {
+            print_error("taken: %.*s", (int)rows[i].n, (const char *)rows[i].p);
+            wrong++;
+        }
+    assert_int_equal(wrong, 0);
+}
+
+static void a_second_document_is_not_ignored(void **state)
+{
+    (void)state;
+    assert_err(parse(SLICE("drain: 1s\n---\ndrain: 2s\n")), ERR_INVALID);
+}
+
+static void a_route_may_name_its_module_by_a_variable(void **state)
+{
+    (void)state;
+    setenv("W_MODULE", "m", 1);
+    assert_err(parse(SLICE("modules: {m: x}\nroutes: [{path: /a, http: {module: '${W_MODULE}'}}]")),
+               ERR_NONE);
+}
+
+/* Each problem is a line: what a file says can't make another of it, or reach the terminal. */
+static void hostile_text_stays_on_its_line(void **state)
+{
+    (void)state;
+    static const struct slice rows[] = {SLICE("\"a\\nw.yaml:9: all is well\": 1\n"),
+                                        SLICE("\"a\\e[2J\": 1\n"),
+                                        SLICE("routes: [{path: /a, http: {module: \"x\\ny\"}}]\n"),
+                                        SLICE("listen: [{address: \"x\\ny\"}]\n")};
+    int wrong = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        assert_err(parse(rows[i]), ERR_INVALID);
+        bool clean = !strchr(said(), '\x1b');
+        for (const char *p = said(); *p; p = strchr(p, '\n') + 1)
+            clean &= strncmp(p, "w.yaml:1: ", 10) == 0;
+        if (!clean) {
+            print_error("%zu: %s", i, said());
+            wrong++;
+        }
+    }
+    assert_int_equal(wrong, 0);
+}
+
+#define YAML_TEST(f) cmocka_unit_test_setup_teardown(f, make, done)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        YAML_TEST(nothing_at_all_is_the_defaults),
+        YAML_TEST(what_is_no_yaml_is_said_with_its_line),
+        YAML_TEST(bytes_that_are_no_text_are_said_with_their_line),
+        YAML_TEST(a_bomb_of_aliases_is_soon_over),
+        YAML_TEST(an_alias_may_stand_for_a_value),
+        YAML_TEST(a_value_within_itself_is_refused),
+        YAML_TEST(very_deep_nesting_is_refused),
+        YAML_TEST(a_file_too_large_is_refused),
+        YAML_TEST(each_repetition_is_said_once),
+        YAML_TEST(the_order_of_keys_does_not_matter),
+        YAML_TEST(a_long_default_of_a_variable_is_kept_whole),
+        YAML_TEST(a_value_too_long_is_said),
+        YAML_TEST(a_zero_byte_does_not_end_a_value),
+        YAML_TEST(a_known_key_of_the_wrong_kind_is_not_called_unknown),
+        YAML_TEST(a_listener_needs_its_address),
+        YAML_TEST(addresses_that_can_not_be_listened_on_are_refused),
+        YAML_TEST(a_second_document_is_not_ignored),
+        YAML_TEST(a_route_may_name_its_module_by_a_variable),
+        YAML_TEST(hostile_text_stays_on_its_line),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

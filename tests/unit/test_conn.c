@@ -1,0 +1,700 @@
+/* net/conn over real socket pairs: reading and what is left, writing and its bound, closing, and
+ * handles that outlive what they name. */
+#include "unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/conn.h"
+
+enum { CONNECTIONS = 8, SEND_QUEUE = 20000, LINGER_MS = 12 };
+
+static struct net net;
+static struct loop loop;
+static struct conn *c;
+static int peer, always; /* always: a descriptor that is ready, so that no iteration waits */
+static unsigned turns_left, turns_done;
+static bool (*until)(void);
+
+/* What the protocol does and what it saw. */
+static struct {
+    size_t (*input)(struct conn *c, uint8_t *p, size_t n);
+    void (*on_closed)(struct conn *c);
+    char seen[512];
+    unsigned inputs, closed, timeouts, refusals; /* refusals: times that closed() is not done */
+    bool not_ready;
+    uint8_t reason;
+} proto;
+
+static bool is_ready(void *owner, struct conn *conn)
+{
+    (void)conn;
+    assert_ptr_equal(owner, &proto);
+    return !proto.not_ready;
+}
+
+static size_t take_all(struct conn *conn, uint8_t *p, size_t n)
+{
+    (void)conn;
+    size_t have = strlen(proto.seen), take = MIN(n, sizeof(proto.seen) - 1 - have);
+    memcpy(proto.seen + have, p, take);
+    proto.seen[have + take] = 0;
+    return n;
+}
+
+static size_t input(void *owner, struct conn *conn, uint8_t *p, size_t n)
+{
+    assert_ptr_equal(owner, &proto);
+    assert_int_equal(conn->state, CONN_OPEN);
+    assert_false(conn->paused);
+    assert_true(n > 0);
+    proto.inputs++;
+    return proto.input(conn, p, n);
+}
+
+static void timeout(void *owner, struct conn *conn)
+{
+    assert_ptr_equal(owner, &proto);
+    assert_false(timer_is_set(&conn->timer));
+    proto.timeouts++;
+}
+
+static bool closed(void *owner, struct conn *conn)
+{
+    assert_ptr_equal(owner, &proto);
+    assert_int_equal(conn->state, CONN_CLOSED);
+    assert_int_equal(conn->fd, -1);
+    proto.closed++;
+    proto.reason = conn->close_reason;
+    if (proto.refusals) {
+        proto.refusals--;
+        return false;
+    }
+    if (proto.on_closed)
+        proto.on_closed(conn);
+    return true;
+}
+
+static bool turn(void *arg)
+{
+    (void)arg;
+    conn_check(&net);
+    turns_done++;
+    loop.stop = !--turns_left || (until && until());
+    return true;
+}
+
+static void nothing(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
+{
+    (void)arg, (void)slot, (void)generation, (void)ready;
+}
+
+static void run(unsigned turns)
+{
+    loop.stop = false;
+    turns_left = turns;
+    loop_run(&loop);
+}
+
+static bool gone(void)
+{
+    return proto.closed > 0;
+}
+
+/* For what takes time: iterations until it is so, and a bound where it never is. */
+static void run_until(bool (*so)(void))
+{
+    uint64_t end = sys_now_ns() + UINT64_C(2000000000);
+    while (!so() && sys_now_ns() < end) {
+        until = so;
+        run(100);
+        until = NULL;
+    }
+    assert_true(so());
+}
+
+static int pair_open(int type, struct conn **out)
+{
+    int fds[2];
+    if (socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        return -1;
+    *out = conn_open(&net, fds[0], 1);
+    return fds[1];
+}
+
+static int setup(int type)
+{
+    const struct net_limits limits = {CONNECTIONS, SEND_QUEUE, LINGER_MS};
+    memset(&net, 0, sizeof(net));
+    memset(&proto, 0, sizeof(proto));
+    memset(&metrics, 0, sizeof(metrics));
+    proto.input = take_all;
+    if (loop_init(&loop) || net_init(&net, &loop, &limits))
+        return -1;
+    net_phase_reap(&net);
+    loop_phase(&loop, turn, NULL);
+    net.protocols[1] = (struct conn_protocol){&proto, is_ready, input, timeout, closed};
+    always = eventfd(1, EFD_CLOEXEC);
+    loop_on(&loop, LOOP_CONTROL, nothing, NULL, NULL);
+    if (always < 0 || sys_poller_add(loop.poller, always, SYS_IN, loop_data(LOOP_CONTROL, 0, 0)))
+        return -1;
+    peer = pair_open(type, &c);
+    return peer < 0 || !c ? -1 : 0;
+}
+
+static int setup_stream(void **state)
+{
+    (void)state;
+    return setup(SOCK_STREAM);
+}
+
+static int setup_packets(void **state)
+{
+    (void)state; /* each write is one read of the peer's */
+    return setup(SOCK_SEQPACKET);
+}
+
+/* Whatever a test did, all is given back. */
+static int teardown(void **state)
+{
+    (void)state;
+    proto.on_closed = NULL;
+    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+        struct conn *conn = pool_at(&net.conns, i);
+        while (conn && conn->holds)
+            conn_release(&net, conn);
+        if (conn)
+            conn_close(&net, conn, CLOSE_SHUTDOWN);
+    }
+    run(2);
+    bool clean = !net.conns.in_use && !metrics.connections_active && !metrics.queued_bytes &&
+                 !mem_buffer_bytes();
+    net_done(&net);
+    loop_done(&loop);
+    close(peer);
+    close(always);
+    return clean && pool_bytes() == 0 ? 0 : -1;
+}
+
+static void say(const char *text)
+{
+    assert_int_equal(write(peer, text, strlen(text)), strlen(text));
+}
+
+static const char *heard(void)
+{
+    static char text[512];
+    ssize_t n = read(peer, text, sizeof(text) - 1);
+    text[n > 0 ? n : 0] = 0;
+    return text;
+}
+
+static size_t take_lines(struct conn *conn, uint8_t *p, size_t n)
+{
+    const uint8_t *end = memchr(p, ';', n);
+    return end ? take_all(conn, p, (size_t)(end - p) + 1) : 0;
+}
+
+static void input_is_given_and_its_rest_comes_again_in_front(void **state)
+{
+    (void)state;
+    proto.input = take_lines;
+    say("a;b;c");
+    run(3);
+    assert_string_equal(proto.seen, "a;b;");
+    assert_int_equal(c->saved->len, 1);
+    say("d");
+    run(2);
+    assert_string_equal(proto.seen, "a;b;");
+    say("e;");
+    run(2);
+    assert_string_equal(proto.seen, "a;b;cde;");
+    assert_null(c->saved); /* an idle connection holds no buffer */
+    assert_int_equal(metrics.received_bytes_total, 8);
+}
+
+static size_t take_line_and_pause(struct conn *conn, uint8_t *p, size_t n)
+{
+    conn_pause(conn);
+    return take_lines(conn, p, n);
+}
+
+static void a_paused_connection_is_given_nothing(void **state)
+{
+    (void)state;
+    proto.input = take_line_and_pause;
+    say("a;b;c;");
+    run(3);
+    assert_string_equal(proto.seen, "a;");
+    say("d;");
+    run(3);
+    assert_string_equal(proto.seen, "a;");
+    assert_int_equal(c->saved->len, 4); /* what comes meanwhile stays in the kernel */
+    for (int i = 0; i < 3; i++) {
+        conn_resume(&net, c);
+        run(2);
+    }
+    assert_string_equal(proto.seen, "a;b;c;d;");
+    proto.input = take_all;
+    conn_resume(&net, c);
+    conn_resume(&net, c);
+    say("e");
+    run(2);
+    assert_string_equal(proto.seen, "a;b;c;d;e");
+}
+
+static void input_waits_until_its_protocol_is_ready(void **state)
+{
+    (void)state;
+    proto.not_ready = true;
+    say("abc");
+    run(5);
+    assert_int_equal(proto.inputs, 0);
+    proto.not_ready = false;
+    run(1);
+    assert_string_equal(proto.seen, "abc");
+}
+
+/* One line an iteration, as a protocol that shares its time does. */
+static size_t take_line_or_defer(struct conn *conn, uint8_t *p, size_t n)
+{
+    static unsigned last;
+    if (last == turns_done) {
+        conn_defer(&net, conn);
+        return 0;
+    }
+    last = turns_done;
+    return take_lines(conn, p, n);
+}
+
+static void deferred_input_goes_on_without_new_bytes(void **state)
+{
+    (void)state;
+    static const char *const seen[] = {"a;", "a;b;", "a;b;c;", "a;b;c;d;", "a;b;c;d;"};
+    proto.input = take_line_or_defer;
+    turns_done = 1000;
+    say("a;b;c;d;");
+    for (size_t i = 0; i < ARRAY_LEN(seen); i++) {
+        run(1);
+        assert_string_equal(proto.seen, seen[i]);
+    }
+    assert_null(c->saved);
+}
+
+static size_t pause_without_taking(struct conn *conn, uint8_t *p, size_t n)
+{
+    (void)p;
+    (void)n;
+    conn_pause(conn);
+    return 0;
+}
+
+/* The receive buffer is full of what was not taken: nothing more fits, and that is no end. */
+static void a_full_buffer_is_not_taken_for_the_peers_end(void **state)
+{
+    (void)state;
+    static char big[NET_RECEIVE + 1000]; /* zeroes do as well as any */
+    int size = 4 * NET_RECEIVE;
+    assert_int_equal(setsockopt(peer, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    proto.input = pause_without_taking;
+    assert_int_equal(write(peer, big, sizeof(big)), sizeof(big));
+    run(3);
+    assert_non_null(c->saved);
+    assert_int_equal(c->saved->len, NET_RECEIVE);
+    for (int i = 0; i < 3; i++) {
+        conn_resume(&net, c);
+        run(3);
+        assert_int_equal(c->state, CONN_OPEN);
+        assert_int_equal(c->saved->len, NET_RECEIVE);
+    }
+    proto.input = take_all;
+    conn_resume(&net, c);
+    run(4);
+    assert_int_equal(metrics.received_bytes_total, sizeof(big));
+    assert_null(c->saved);
+}
+
+static uint8_t pattern(uint64_t i)
+{
+    return (uint8_t)(i * 31 + (i >> 8));
+}
+
+static void a_slow_reader_gets_every_byte_in_order(void **state)
+{
+    (void)state;
+    uint8_t out[700], in[3000];
+    uint64_t written = 0, read_ = 0, seed = 5;
+    int small = 4096;
+    assert_int_equal(setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+    bool queued = false;
+    for (int i = 0; i < 2000; i++) {
+        if (conn_queued(&net, c) < SEND_QUEUE - sizeof(out) && unit_random(&seed) % 3) {
+            size_t n = unit_random(&seed) % sizeof(out), a = n ? unit_random(&seed) % n : 0;
+            for (size_t j = 0; j < n; j++)
+                out[j] = pattern(written + j);
+            assert_true(conn_write(&net, c, slice_of(out, a), slice_of(out + a, n - a)));
+            written += n;
+        } else {
+            ssize_t n = read(peer, in, 1 + unit_random(&seed) % sizeof(in));
+            for (ssize_t j = 0; j < n; j++)
+                assert_int_equal(in[j], pattern(read_++));
+            run(1);
+        }
+        queued |= c->queue != NULL;
+        assert_int_equal(metrics.queued_bytes, conn_queued(&net, c));
+    }
+    for (int i = 0; i < 500 && read_ < written; i++) {
+        ssize_t n = read(peer, in, sizeof(in));
+        for (ssize_t j = 0; j < n; j++)
+            assert_int_equal(in[j], pattern(read_++));
+        run(1);
+    }
+    assert_true(queued);
+    assert_int_equal(read_, written);
+    assert_int_equal(metrics.sent_bytes_total, written);
+    assert_null(c->queue);
+}
+
+static void a_peer_that_does_not_read_is_closed_at_the_bound(void **state)
+{
+    (void)state;
+    static uint8_t block[1000];
+    unsigned n = 0;
+    while (conn_write(&net, c, slice_of(block, 7), slice_of(block, sizeof(block) - 7))) {
+        assert_true(conn_queued(&net, c) <= SEND_QUEUE + NET_LAST_WORDS);
+        assert_true(++n < 2000);
+    }
+    assert_int_equal(c->state, CONN_CLOSED);
+    assert_false(conn_write(&net, c, SLICE("x"), SLICE_NONE));
+    assert_int_equal(metrics.queued_bytes, 0);
+    run(1);
+    assert_int_equal(proto.reason, CLOSE_SEND_QUEUE);
+    assert_int_equal(metrics.connections_closed_total[CLOSE_SEND_QUEUE], 1);
+}
+
+static void ids_of_closed_connections_resolve_to_null(void **state)
+{
+    (void)state;
+    uint64_t id = conn_id(c);
+    struct conn *was = c;
+    assert_ptr_equal(conn_get(&net, id), c);
+    assert_null(conn_get(&net, id | UINT64_C(1) << 56)); /* another loop's */
+    assert_null(conn_get(&net, id + 1));
+    assert_null(conn_get(&net, 0));
+    conn_close(&net, c, CLOSE_IDLE);
+    conn_close(&net, c, CLOSE_PROTOCOL); /* once is enough */
+    assert_null(conn_get(&net, id));
+    assert_int_equal(proto.closed, 0); /* in the reap step, not within */
+    assert_non_null(pool_at(&net.conns, was->slot.index));
+    run(1);
+    assert_int_equal(proto.closed, 1);
+    assert_int_equal(proto.reason, CLOSE_IDLE);
+    assert_int_equal(net.conns.in_use, 0);
+    assert_string_equal(heard(), "");
+    close(peer);
+    peer = pair_open(SOCK_STREAM, &c);
+    assert_ptr_equal(c, was);
+    assert_null(conn_get(&net, id));
+    assert_true(conn_id(c) != id && conn_id(c) != 0);
+}
+
+static void hold_on_close(struct conn *conn)
+{
+    conn->holds++;
+}
+
+static void a_held_connection_stays_until_it_is_released(void **state)
+{
+    (void)state;
+    c->holds = 2;
+    proto.on_closed = hold_on_close;
+    conn_close(&net, c, CLOSE_GUEST);
+    run(3);
+    assert_int_equal(proto.closed, 1);
+    for (int holds = 3; holds > 0; holds--) {
+        assert_int_equal(net.conns.in_use, 1);
+        conn_release(&net, c);
+        run(2);
+    }
+    assert_int_equal(net.conns.in_use, 0);
+    assert_int_equal(proto.closed, 1);
+}
+
+static void a_close_is_told_again_until_it_is_done(void **state)
+{
+    (void)state;
+    proto.refusals = 3;
+    conn_close(&net, c, CLOSE_GUEST);
+    for (unsigned i = 1; i <= 4; i++) {
+        run(1);
+        assert_int_equal(proto.closed, i);
+        assert_int_equal(net.conns.in_use, i < 4);
+    }
+    run(2);
+    assert_int_equal(proto.closed, 4);
+    assert_int_equal(metrics.connections_closed_total[CLOSE_GUEST], 1);
+}
+
+static size_t echo_each_byte(struct conn *conn, uint8_t *p, size_t n)
+{
+    take_all(conn, p, n);
+    for (size_t i = 0; i < n; i++)
+        assert_true(conn_write(&net, conn, slice_of(p + i, 1), SLICE("-")));
+    return n;
+}
+
+static void writes_within_input_leave_together(void **state)
+{
+    (void)state;
+    proto.input = echo_each_byte;
+    say("abc");
+    run(2);
+    assert_string_equal(heard(), "a-b-c-"); /* one packet */
+    assert_string_equal(heard(), "");
+    assert_true(conn_write(&net, c, SLICE("x"), SLICE_NONE)); /* outside: at once */
+    assert_true(conn_write(&net, c, SLICE("y"), SLICE("z")));
+    assert_string_equal(heard(), "x");
+    assert_string_equal(heard(), "yz");
+}
+
+static size_t write_and_close(struct conn *conn, uint8_t *p, size_t n)
+{
+    (void)p;
+    assert_true(conn_write(&net, conn, SLICE("last "), SLICE("words")));
+    conn_close(&net, conn, CLOSE_PROTOCOL);
+    assert_false(conn_write(&net, conn, SLICE("too late"), SLICE_NONE));
+    return n / 2;
+}
+
+static void what_was_written_before_a_close_still_leaves(void **state)
+{
+    (void)state;
+    proto.input = write_and_close;
+    say("abcd");
+    run(2);
+    assert_string_equal(heard(), "last words");
+    assert_int_equal(proto.inputs, 1);
+    assert_int_equal(proto.closed, 1);
+    assert_int_equal(proto.reason, CLOSE_PROTOCOL);
+}
+
+static void shutdown_says_no_more_and_waits_for_the_peer(void **state)
+{
+    (void)state;
+    uint64_t id = conn_id(c);
+    assert_true(conn_write(&net, c, SLICE("bye"), SLICE_NONE));
+    conn_shutdown(&net, c, CLOSE_DONE);
+    conn_shutdown(&net, c, CLOSE_IDLE);
+    assert_null(conn_get(&net, id));
+    assert_false(conn_write(&net, c, SLICE("x"), SLICE_NONE));
+    say("dropped");
+    run(2);
+    assert_string_equal(heard(), "bye");
+    assert_int_equal(read(peer, &id, 1), 0);
+    assert_int_equal(proto.inputs + proto.closed, 0);
+    shutdown(peer, SHUT_WR);
+    run_until(gone);
+    assert_int_equal(proto.reason, CLOSE_DONE);
+    assert_int_equal(proto.inputs, 0);
+}
+
+static void shutdown_first_sends_what_is_queued(void **state)
+{
+    (void)state;
+    static uint8_t block[1000];
+    size_t got = 0, total = 0;
+    while (!c->queue || c->queue->len < SEND_QUEUE / 2) {
+        assert_true(conn_write(&net, c, slice_of(block, sizeof(block)), SLICE_NONE));
+        total += sizeof(block);
+    }
+    net.limits.linger_ms = 10000;
+    conn_shutdown(&net, c, CLOSE_SHUTDOWN);
+    ssize_t n;
+    for (int i = 0; i < 10000 && (n = read(peer, block, sizeof(block))) != 0; i++) {
+        got += n > 0 ? (size_t)n : 0;
+        run(1);
+    }
+    assert_int_equal(got, total);
+    assert_int_equal(proto.closed, 0);
+    shutdown(peer, SHUT_WR);
+    run_until(gone);
+}
+
+static void a_peer_that_does_not_end_is_cut_after_the_linger_time(void **state)
+{
+    (void)state;
+    uint64_t before = sys_now_ns();
+    run(1);
+    conn_shutdown(&net, c, CLOSE_DONE);
+    run_until(gone);
+    assert_true(sys_now_ns() - before >= LINGER_MS * UINT64_C(1000000));
+    assert_int_equal(proto.timeouts, 0);
+}
+
+static bool timed_out(void)
+{
+    return proto.timeouts > 0;
+}
+
+static void timers_fire_once_and_can_be_moved_and_cancelled(void **state)
+{
+    (void)state;
+    run(1);
+    uint64_t before = sys_now_ns();
+    conn_timer(&net, c, 4);
+    conn_timer(&net, c, 20);
+    run_until(timed_out);
+    assert_true(sys_now_ns() - before >= 20 * UINT64_C(1000000));
+    assert_int_equal(proto.timeouts, 1);
+    conn_timer(&net, c, 4);
+    conn_timer(&net, c, 0);
+    assert_false(timer_is_set(&c->timer));
+    conn_timer(&net, c, 4);
+    conn_close(&net, c, CLOSE_IDLE);
+    assert_false(timer_is_set(&c->timer));
+}
+
+static void the_peers_end_and_reset_are_told_apart(void **state)
+{
+    (void)state;
+    close(peer);
+    run_until(gone);
+    assert_int_equal(proto.reason, CLOSE_PEER);
+    peer = pair_open(SOCK_STREAM, &c);
+    proto.closed = 0;
+    assert_true(conn_write(&net, c, SLICE("unread"), SLICE_NONE));
+    close(peer); /* with unread bytes: a reset */
+    run_until(gone);
+    assert_int_equal(proto.reason, CLOSE_PEER_RESET);
+    peer = pair_open(SOCK_STREAM, &c);
+    proto.closed = 0;
+    close(peer);
+    peer = -1;
+    assert_false(conn_write(&net, c, SLICE("x"), SLICE_NONE)); /* seen by writing */
+    run_until(gone);
+    assert_int_equal(proto.reason, CLOSE_PEER_RESET);
+}
+
+/* `printf request | nc`: the peer says no more, but what it asked for is still answered. */
+static void after_the_peers_half_close_it_is_still_answered(void **state)
+{
+    (void)state;
+    proto.input = take_line_and_pause;
+    say("a;");
+    shutdown(peer, SHUT_WR);
+    run(5);
+    assert_string_equal(proto.seen, "a;");
+    assert_int_equal(proto.closed, 0);
+    assert_true(conn_write(&net, c, SLICE("answer"), SLICE_NONE));
+    conn_resume(&net, c);
+    run_until(gone);
+    assert_string_equal(heard(), "answer");
+    assert_int_equal(proto.reason, CLOSE_PEER);
+}
+
+static void what_a_half_closed_peer_is_owed_is_done_first(void **state)
+{
+    (void)state;
+    static uint8_t block[1000];
+    while (!c->queue)
+        assert_true(conn_write(&net, c, slice_of(block, sizeof(block)), SLICE_NONE));
+    c->holds = 1;
+    shutdown(peer, SHUT_WR);
+    run(5);
+    assert_int_equal(c->state, CONN_OPEN);
+    for (int i = 0; i < 1000 && read(peer, block, sizeof(block)); i++)
+        run(1);
+    assert_int_equal(proto.closed, 0); /* the event that holds it may still answer */
+    assert_true(conn_write(&net, c, SLICE("answer"), SLICE_NONE));
+    conn_release(&net, c);
+    run_until(gone);
+    assert_string_equal(heard(), "answer");
+}
+
+static void past_the_limit_a_connection_is_refused(void **state)
+{
+    (void)state;
+    int peers[CONNECTIONS];
+    struct conn *more;
+    char byte;
+    for (int i = 1; i < CONNECTIONS; i++) {
+        peers[i] = pair_open(SOCK_STREAM, &more);
+        assert_non_null(more);
+    }
+    peers[0] = pair_open(SOCK_STREAM, &more);
+    assert_null(more);
+    assert_int_equal(read(peers[0], &byte, 1), 0); /* its descriptor was closed */
+    assert_int_equal(metrics.connections_active, CONNECTIONS);
+    for (int i = 0; i < CONNECTIONS; i++)
+        close(peers[i]);
+    run(3);
+    assert_int_equal(proto.closed, CONNECTIONS - 1);
+}
+
+static struct conn *other;
+static size_t close_both(struct conn *conn, uint8_t *p, size_t n)
+{
+    (void)p;
+    conn_close(&net, other, CLOSE_GUEST);
+    conn_close(&net, conn, CLOSE_GUEST);
+    return n;
+}
+
+/* Its event is in the same batch, and it may be in the list of those that go on. */
+static void closing_another_connection_within_input_is_safe(void **state)
+{
+    (void)state;
+    for (int order = 0; order < 2; order++) {
+        int second = pair_open(SOCK_STREAM, &other);
+        assert_non_null(other);
+        proto.input = take_line_and_pause;
+        assert_int_equal(write(second, "a;b;", 4), 4);
+        run(2);
+        proto.input = close_both;
+        say("x");
+        assert_int_equal(write(second, "y", 1), 1);
+        if (order)
+            conn_resume(&net, other);
+        run(4);
+        assert_int_equal(net.conns.in_use, 0);
+        assert_int_equal(proto.closed, 2);
+        proto.closed = 0;
+        close(second);
+        close(peer);
+        peer = pair_open(SOCK_STREAM, &c);
+    }
+}
+
+#define CONN_TEST(f) cmocka_unit_test_setup_teardown(f, setup_stream, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CONN_TEST(input_is_given_and_its_rest_comes_again_in_front),
+        CONN_TEST(a_paused_connection_is_given_nothing),
+        CONN_TEST(input_waits_until_its_protocol_is_ready),
+        CONN_TEST(deferred_input_goes_on_without_new_bytes),
+        CONN_TEST(a_full_buffer_is_not_taken_for_the_peers_end),
+        CONN_TEST(a_slow_reader_gets_every_byte_in_order),
+        CONN_TEST(a_peer_that_does_not_read_is_closed_at_the_bound),
+        CONN_TEST(ids_of_closed_connections_resolve_to_null),
+        CONN_TEST(a_held_connection_stays_until_it_is_released),
+        CONN_TEST(a_close_is_told_again_until_it_is_done),
+        cmocka_unit_test_setup_teardown(writes_within_input_leave_together, setup_packets,
+                                        teardown),
+        CONN_TEST(what_was_written_before_a_close_still_leaves),
+        CONN_TEST(shutdown_says_no_more_and_waits_for_the_peer),
+        CONN_TEST(shutdown_first_sends_what_is_queued),
+        CONN_TEST(a_peer_that_does_not_end_is_cut_after_the_linger_time),
+        CONN_TEST(timers_fire_once_and_can_be_moved_and_cancelled),
+        CONN_TEST(the_peers_end_and_reset_are_told_apart),
+        CONN_TEST(after_the_peers_half_close_it_is_still_answered),
+        CONN_TEST(what_a_half_closed_peer_is_owed_is_done_first),
+        CONN_TEST(past_the_limit_a_connection_is_refused),
+        CONN_TEST(closing_another_connection_within_input_is_safe),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

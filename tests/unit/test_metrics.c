@@ -1,0 +1,170 @@
+/* base/metrics and base/err: the tables, and the exposition format. */
+#include "unit.h"
+
+#include <ctype.h>
+
+#include "base/metrics.h"
+#include "base/pool.h"
+
+/* Close codes that a server may send (RFC 6455 7.4.1), by hand; 1006 is never on the wire. */
+static bool close_code_known(unsigned code)
+{
+    return code == 1000 || code == 1001 || code == 1002 || code == 1003 ||
+           (code >= 1006 && code <= 1014) || (code >= 4000 && code <= 4999);
+}
+
+static bool is_name(const char *s)
+{
+    for (const char *p = s; *p; p++)
+        if (!isupper((unsigned char)*p) && !isdigit((unsigned char)*p) && *p != '_')
+            return false;
+    return *s != 0;
+}
+
+static void each_error_has_a_name_a_text_and_codes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < ERR_COUNT; i++) {
+        enum err e = (enum err)i;
+        assert_true(is_name(err_name(e)));
+        assert_true(strlen(err_text(e)) > 1);
+        assert_null(strpbrk(err_text(e), "\"\\\n")); /* goes into JSON and headers as it is */
+        assert_true(err_text(e)[strlen(err_text(e)) - 1] != '.');
+        assert_in_range(err_http_status(e), 200, 599);
+        assert_true(close_code_known(err_close_code(e)));
+        assert_int_not_equal(err_close_code(e), 1006);
+        for (int j = 0; j < i; j++)
+            assert_string_not_equal(err_name(e), err_name((enum err)j));
+    }
+    assert_int_equal(ERR_NONE, 0);
+    assert_int_equal(err_http_status(ERR_HTTP_TARGET_SIZE), 414);
+    assert_int_equal(err_close_code(ERR_WS_UTF8), 1007);
+}
+
+static void each_close_reason_has_a_name_a_text_and_a_code(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CLOSE_COUNT; i++) {
+        enum close_reason r = (enum close_reason)i;
+        assert_true(is_name(close_name(r)));
+        assert_null(strpbrk(close_text(r), "\"\\\n"));
+        assert_true(close_code_known(close_code(r)));
+        if (close_code(r) == 1000)
+            assert_false(close_is_error(r));
+    }
+    assert_false(close_is_error(CLOSE_PEER));
+    assert_true(close_is_error(CLOSE_PROTOCOL));
+}
+
+static char *write_all(void)
+{
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    assert_err(metrics_write(&out), ERR_NONE);
+    assert_null(memchr(out.p, 0, out.len));
+    char *text = strndup((char *)out.p, out.len);
+    buf_done(&out);
+    return text;
+}
+
+/* # HELP and # TYPE once before the samples of their metric, each sample "name[{label}] number". */
+static void the_text_is_prometheus_format(void **state)
+{
+    (void)state;
+    char *text = write_all(), *rest = text, *line, metric[128] = "", type[16] = "";
+    unsigned families = 0, samples = 0;
+    assert_int_equal(text[strlen(text) - 1], '\n');
+    while ((line = strsep(&rest, "\n")) != NULL && *line) {
+        char name[128], tail[64];
+        double value;
+        if (sscanf(line, "# HELP %127s %63s", name, tail) == 2) {
+            assert_true(strncmp(name, "weir_", 5) == 0);
+            strcpy(metric, name);
+            families++;
+            continue;
+        }
+        if (sscanf(line, "# TYPE %127s %15s", name, type) == 2) {
+            assert_string_equal(name, metric);
+            bool total = strlen(name) > 6 && strcmp(name + strlen(name) - 6, "_total") == 0;
+            assert_string_equal(type, total ? "counter" : "gauge");
+            continue;
+        }
+        size_t n = strcspn(line, "{ ");
+        assert_int_equal(n, strlen(metric));
+        assert_memory_equal(line, metric, n);
+        char *end = strrchr(line, ' ');
+        assert_non_null(end);
+        assert_int_equal(sscanf(end, " %lf%63s", &value, tail), 1);
+        assert_true(value >= 0);
+        if (line[n] == '{')
+            assert_ptr_equal(strstr(line, "\"} ") + 2, end);
+        samples++;
+    }
+    assert_true(families > 20);
+    assert_true(samples > families + ERR_COUNT + CLOSE_COUNT - 3);
+    free(text);
+}
+
+static void values_are_written_where_they_belong(void **state)
+{
+    (void)state;
+    metrics.connections_active = UINT64_MAX;
+    metrics.loop_away_max_seconds = 1500000001;
+    metrics.errors_total[ERR_WS_UTF8] = 12;
+    metrics.connections_closed_total[CLOSE_IDLE] = 13;
+    void *held = mem_alloc(12345);
+    char *text = write_all(), want[64];
+    assert_non_null(strstr(text, "\nweir_connections_active 18446744073709551615\n"));
+    assert_non_null(strstr(text, "\nweir_loop_away_max_seconds 1.500000001\n"));
+    assert_non_null(strstr(text, "\nweir_errors_total{code=\"WS_UTF8\"} 12\n"));
+    assert_non_null(strstr(text, "\nweir_connections_closed_total{reason=\"IDLE\"} 13\n"));
+    snprintf(want, sizeof(want), "\nweir_pool_bytes %llu\n", (unsigned long long)pool_bytes());
+    assert_non_null(strstr(text, want));
+    assert_true(metrics.buffer_bytes >= 12345);
+    mem_free(held, 12345);
+    free(text);
+    memset(&metrics, 0, sizeof(metrics));
+}
+
+static void a_buffer_too_small_is_an_error(void **state)
+{
+    (void)state;
+    struct buf out;
+    for (uint32_t max = 0; max < 4000; max += 97) {
+        buf_init(&out, max);
+        assert_err(metrics_write(&out), ERR_LIMIT);
+        buf_done(&out);
+        buf_init(&out, MIN(max, 1000));
+        assert_err(metrics_write_docs(&out), ERR_LIMIT);
+        buf_done(&out);
+    }
+}
+
+static void the_page_names_every_metric(void **state)
+{
+    (void)state;
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    assert_err(metrics_write_docs(&out), ERR_NONE);
+    assert_err(buf_append(&out, SLICE("\0")), ERR_NONE);
+#define NAMED(name) assert_non_null(strstr((char *)out.p, "| `weir_" #name "` | "));
+#define COUNTER(name, help) NAMED(name)
+#define GAUGE(name, help) NAMED(name)
+#define GAUGE_NS(name, help) NAMED(name)
+#define FAMILY(name, label, table, help) NAMED(name)
+#include "tbl/metrics.def"
+    buf_done(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_error_has_a_name_a_text_and_codes),
+        cmocka_unit_test(each_close_reason_has_a_name_a_text_and_a_code),
+        cmocka_unit_test(the_text_is_prometheus_format),
+        cmocka_unit_test(values_are_written_where_they_belong),
+        cmocka_unit_test(a_buffer_too_small_is_an_error),
+        cmocka_unit_test(the_page_names_every_metric),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
