@@ -60,8 +60,11 @@ int main(int argc, char **argv)
 {
     static struct guests g;
     static struct guest_module m;
-    const struct guest_limits limits = {.slots = 64, .slots_module = 64, .queue = 1,
-                                        .memory_max = 4 << 20, .budget_ns = UINT64_MAX};
+    const struct guest_limits limits = {.slots = 64,
+                                        .slots_module = 64,
+                                        .queue = 1,
+                                        .memory_max = 4 << 20,
+                                        .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed};
     uint64_t now_ns = sys_now_ns();
     uint32_t rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : ROUNDS;
@@ -84,7 +87,7 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < rounds; i++)
         took[i] = round_ns(&g, &m, &now_ns);
     qsort(took, rounds, sizeof(*took), by_size);
-    printf("{\"rounds\": %u, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", rounds,
-           took[rounds / 2] / 1e3, took[rounds - 1 - rounds / 100] / 1e3);
+    printf("{\"rounds\": %u, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", rounds, took[rounds / 2] / 1e3,
+           took[rounds - 1 - rounds / 100] / 1e3);
     return ended == (uint64_t)rounds + WARMUP ? 0 : 1;
 }

@@ -21,22 +21,30 @@
 #include <unistd.h>
 
 enum {
-    OPEN_SECONDS = 60,          // for all handshakes together
-    DRAIN_SECONDS = 5,          // for what is still on its way when the time is up
+    OPEN_SECONDS = 60, // for all handshakes together
+    DRAIN_SECONDS = 5, // for what is still on its way when the time is up
     STAMP = 8,
-    WINDOWS = 1024,             // places in the pattern where a payload can start
+    WINDOWS = 1024, // places in the pattern where a payload can start
 };
 
 struct options opt = {
-    .body = "[2.5,3.7]", .expect = "6.2", .seconds = 3, .warmup = 1, .conns = 64, .senders = 1,
-    .size = 64, .pipeline = 1, .inflight = 200, .status = 200,
+    .body = "[2.5,3.7]",
+    .expect = "6.2",
+    .seconds = 3,
+    .warmup = 1,
+    .conns = 64,
+    .senders = 1,
+    .size = 64,
+    .pipeline = 1,
+    .inflight = 200,
+    .status = 200,
 };
 struct load g;
 
-static bool again;              // a finished round starts the next one
+static bool again; // a finished round starts the next one
 static bool measuring;
 static uint8_t tx[2 * FRAMES_MAX];
-static size_t tx_len;           // of a round; what does not change in tx is put there once
+static size_t tx_len; // of a round; what does not change in tx is put there once
 
 // ---- round-trip times
 
@@ -155,7 +163,7 @@ static void echo_message(struct conn *c, bool binary, const uint8_t *at, size_t 
         conn_round_done(c);
 }
 
-static uint32_t *order;         // next sequence number of each sender, [member][sender]
+static uint32_t *order; // next sequence number of each sender, [member][sender]
 static uint64_t published;
 
 // A gap is what is missing in the end; a repetition or the wrong order is wrong at once.
@@ -253,9 +261,8 @@ static int closed_loop(uint32_t busy, bool (*drained)(void), uint64_t (*lost)(ui
     printf("{\"mode\":\"%s\",\"open\":%u,\"seconds\":%.3f,\"count\":%ju,\"per_s\":%.0f,"
            "\"p50_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f,\"client_cpu\":%.2f,"
            "\"wrong\":%ju,\"missing\":%ju,\"closed\":%u}\n",
-           g.mode->name, g.opened, seconds, (uintmax_t)count, (double)count / seconds,
-           rtt_us(0.5), rtt_us(0.99), (double)rtt.max / 1e3, cpu,
-           (uintmax_t)g.wrong, (uintmax_t)gone, g.closed);
+           g.mode->name, g.opened, seconds, (uintmax_t)count, (double)count / seconds, rtt_us(0.5),
+           rtt_us(0.99), (double)rtt.max / 1e3, cpu, (uintmax_t)g.wrong, (uintmax_t)gone, g.closed);
     return status(gone);
 }
 

@@ -9,8 +9,8 @@
 #define SECOND 1000000000ull
 
 enum {
-    FRAMES_MAX = 1 << 20,       // bytes of payload of one round
-    RX_MAX = 4 << 20,           // a round, its frame heads, and room to spare
+    FRAMES_MAX = 1 << 20, // bytes of payload of one round
+    RX_MAX = 4 << 20,     // a round, its frame heads, and room to spare
 };
 
 enum { OP_MORE = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
@@ -22,8 +22,8 @@ struct bytes {
 
 // What few connections ever need.
 struct rare {
-    struct bytes unsent;        // what the socket would not take
-    struct bytes message;       // fragments of a message that is not complete
+    struct bytes unsent;  // what the socket would not take
+    struct bytes message; // fragments of a message that is not complete
     uint8_t message_op;
 };
 
@@ -33,11 +33,11 @@ enum state { CONNECTING, UPGRADING, OPEN, CLOSED };
 struct conn {
     int fd;
     uint32_t id;
-    uint32_t sent;              // messages or requests sent
-    uint32_t got;               // of them answered; a round is under way while got < sent
+    uint32_t sent; // messages or requests sent
+    uint32_t got;  // of them answered; a round is under way while got < sent
     uint64_t sent_ns;
     enum state state;
-    struct bytes held;          // the beginning of a frame or response whose end is yet to come
+    struct bytes held; // the beginning of a frame or response whose end is yet to come
     struct rare *rare;
 };
 
@@ -61,9 +61,9 @@ struct load {
     const struct mode *mode;
     struct conn *conns;
     uint32_t next, opening, opened, closed; // connections: to open next, on their way, done, lost
-    uint32_t waiting;           // rounds under way
-    uint64_t messages, wrong;   // right and wrong answers
-    uint64_t deadline_ns;       // of the whole program
+    uint32_t waiting;                       // rounds under way
+    uint64_t messages, wrong;               // right and wrong answers
+    uint64_t deadline_ns;                   // of the whole program
 };
 
 extern struct options opt;

@@ -20,8 +20,9 @@ static bool origin_allowed(const struct http_exchange *ex)
 {
     struct slice origin = http_exchange_field(ex, SLICE("origin"));
     struct slice host = http_span_slice(ex->head, ex->req.host), scheme = SLICE("http://");
-    return !origin.p || (origin.n == scheme.n + host.n && memcmp(origin.p, scheme.p, scheme.n) == 0 &&
-                         slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
+    return !origin.p ||
+           (origin.n == scheme.n + host.n && memcmp(origin.p, scheme.p, scheme.n) == 0 &&
+            slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
 }
 
 static void respond(struct gateway *gw, struct conn *c, unsigned status, struct slice type,

@@ -14,8 +14,8 @@ static struct event *event_of(struct guest_call *call)
 
 static int32_t copy_out(struct slice from, uint8_t *p, uint32_t cap)
 {
-    if (from.n && from.n <= cap)
-        memcpy(p, from.p, from.n);
+    if (from.n <= cap)
+        slice_copy(p, from);
     return (int32_t)from.n;
 }
 
@@ -101,7 +101,7 @@ static int32_t fields_join(const struct http_exchange *ex, struct slice name, ui
             if (copy && at)
                 memcpy(p + at - 2, ", ", 2);
             if (copy)
-                memcpy(p + at, v.p, v.n);
+                slice_copy(p + at, v);
             at += v.n + 2;
         }
         if (!at)
@@ -157,7 +157,7 @@ static int32_t op_req_body(struct guest_call *call, uint32_t offset, uint8_t *p,
     if (!ex || offset >= ex->body.n)
         return 0;
     uint32_t n = MIN(cap, (uint32_t)ex->body.n - offset);
-    memcpy(p, ex->body.p + offset, n);
+    slice_copy(p, slice_of(ex->body.p + offset, n));
     return (int32_t)n;
 }
 
@@ -363,6 +363,9 @@ static void done(struct guest_call *call, enum err e)
     bool inline_input = net->corked == c;
     if (!inline_input)
         conn_cork(net, c);
+    /* Before what follows: the next event of this connection may pause it again. */
+    if (ev->kept)
+        conn_resume(net, c);
     if (c->protocol != PROTOCOL_WS && c->state != CONN_OPEN)
         http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
     else if (ev->kind == GUEST_EXPORTS)
@@ -376,7 +379,6 @@ static void done(struct guest_call *call, enum err e)
     if (!inline_input)
         conn_cork(net, NULL);
     event_free(ev);
-    conn_resume(net, c);
 }
 
 /* ---- start ---- */
@@ -406,6 +408,7 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->chose_protocol = false;
     ev->message = SLICE_NONE;
     ev->active = true;
+    ev->kept = false;
     ev->call.module = m;
     ev->call.entry = entry;
     ev->call.done = done;
@@ -418,6 +421,7 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
 /* What an event needs of its input once it outlives the callback that brought it. */
 static enum err keep(struct event *ev)
 {
+    ev->kept = true;
     conn_pause(ev->conn);
     if (ev->kind == GUEST_on_ws_open) {
         struct http_exchange *ex = http_exchange_own(&ev->gw->http, ev->ex);

@@ -6,7 +6,7 @@
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
 enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
-enum { TURN_EVENTS = 32 }; /* guests' events of a connection in its turn */
+enum { TURN_EVENTS = 32 };       /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
 
 /* ---- routes ---- */
@@ -133,6 +133,13 @@ static void refuse_full(int fd)
     sys_close(fd);
 }
 
+/* Those that a guest is yet to be told the end of are among them. */
+static uint32_t places_taken(const struct gateway *gw, bool admin)
+{
+    const uint32_t *speaking = gw->net.speaking;
+    return admin ? speaking[PROTOCOL_ADMIN] : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS];
+}
+
 static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
 {
     (void)generation, (void)ready;
@@ -148,7 +155,7 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
             continue; /* that one has gone already */
         bool admin = l->server == &gw->admin;
         uint64_t most = admin ? ADMIN_CONNECTIONS : gw->config.limits.connections;
-        if (gw->places[admin] >= most) {
+        if (places_taken(gw, admin) >= most) {
             refuse_full(fd);
             continue;
         }
@@ -188,21 +195,28 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
 
 /* ---- life ---- */
 
+enum err gateway_module_check(const struct config *config, uint32_t i, const struct guest_module *m,
+                              struct buf *why)
+{
+    for (uint32_t r = 0; r < config->n_routes; r++) {
+        const struct config_route *route = &config->routes[r];
+        bool http = route->kind == ROUTE_HTTP;
+        bool fits = http ? m->exports[GUEST_on_http] != NULL
+                         : m->exports[GUEST_on_ws_message] || m->exports[GUEST_on_ws_open] ||
+                               m->exports[GUEST_on_ws_handshake];
+        if (route->module != (int)i || fits)
+            continue;
+        enum err e = buf_printf(why, "the route %s needs it to export %s", route->path,
+                                http ? "on_http" : "on_ws_message");
+        return e ? e : ERR_MODULE_REFUSED;
+    }
+    return ERR_NONE;
+}
+
 static bool phase_guests(void *arg)
 {
     struct gateway *gw = arg;
     return guests_run(&gw->guests);
-}
-
-/* Connections of the public listeners, those that a guest is yet to be told the end of included. */
-static uint32_t public_connections(const struct gateway *gw)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < gw->net.conns.count; i++) {
-        const struct conn *c = pool_at(&gw->net.conns, i);
-        n += c && c->protocol != PROTOCOL_ADMIN;
-    }
-    return n;
 }
 
 /* Each step of a drain: whether all have gone, or the time is over. */
@@ -210,7 +224,7 @@ static void drain_step(void *arg, struct timer *t)
 {
     struct gateway *gw = arg;
     bool over = gw->loop.now_ms >= gw->drain_until_ms;
-    uint32_t left = public_connections(gw);
+    uint32_t left = places_taken(gw, false);
     if (over && left && log_begin(LOG_drain_expired)) {
         log_number("connections", left);
         log_end();
@@ -250,8 +264,8 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
 enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
-    struct net_limits limits = {(uint32_t)l->connections + ADMIN_CONNECTIONS, (uint32_t)l->send_queue,
-                                (uint32_t)l->close_timeout};
+    struct net_limits limits = {(uint32_t)l->connections + ADMIN_CONNECTIONS,
+                                (uint32_t)l->send_queue, (uint32_t)l->close_timeout};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)

@@ -54,7 +54,7 @@ struct event {
     struct slice message;
     struct buf copy; /* of the message, once the event outlives its input; then why it failed */
     struct effects fx;
-    bool active, chose_protocol;
+    bool active, kept, chose_protocol; /* kept: it outlived its input, which is paused */
 };
 
 /* gateway.c */
@@ -63,6 +63,9 @@ struct event {
 bool gateway_admit(const struct gateway *gw);
 /* config is set; modules and listeners are added afterwards. */
 enum err gateway_init(struct gateway *gw) MUST_USE;
+/* Whether a module exports what its routes need; why: what is missing. */
+enum err gateway_module_check(const struct config *config, uint32_t i, const struct guest_module *m,
+                              struct buf *why) MUST_USE;
 enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* takes fd */
 /* Stops accepting, ends what is idle, tells WebSockets; ends the loop when all have gone or the
  * drain time is over. */

@@ -68,10 +68,12 @@ static void module_error(const char *file, const struct config_module *m, struct
 static bool modules_open(struct supervisor *s)
 {
     bool ok = true;
-    s->modules = calloc(s->config.n_modules + 1, sizeof(*s->modules));
+    s->modules = mem_alloc((s->config.n_modules + 1) * sizeof(*s->modules));
     for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++) {
         struct buf why;
         buf_init(&why, 8192);
+        s->modules[i].fd = -1;
+        s->modules[i].anew = false;
         if (artifact_open(&s->config, &s->config.modules[i], false, &s->modules[i].fd, &why)) {
             module_error(s->file, &s->config.modules[i], buf_slice(&why));
             ok = false;
@@ -306,6 +308,10 @@ static void stop_asked(struct supervisor *s)
         sys_kill(s->worker, true);
     } else {
         s->stopping = true;
+        /* The worker closes its own: with these gone, who comes now is refused by the system. */
+        for (unsigned i = 0; i < s->n_listeners; i++)
+            sys_close(s->listeners[i]);
+        s->n_listeners = 0;
         control_send(s->control, CONTROL_DRAIN, 0, "", -1);
         wheel_set(&s->loop.wheel, &s->kill, s->config.root.drain + KILL_AFTER_MS);
     }
@@ -334,7 +340,7 @@ static void on_restart(void *arg, struct timer *t)
 
 /* ---- start ---- */
 
-static bool prepare(struct supervisor *s, const char *file)
+static bool configure(struct supervisor *s, const char *file)
 {
     struct log_output output = {sys_log_write, sys_wall_ms};
     struct slice yaml;
@@ -350,7 +356,27 @@ static bool prepare(struct supervisor *s, const char *file)
     mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
     if (s->yaml < 0)
         fprintf(stderr, "%s:1: memfd: %s\n", file, strerror(-s->yaml));
-    return s->yaml >= 0 && modules_open(s);
+    return s->yaml >= 0;
+}
+
+/* Loads a module as a worker would, for its reasons against it. */
+static bool module_check(struct supervisor *s, struct guests *g, uint32_t i)
+{
+    const struct config_module *m = &s->config.modules[i];
+    struct guest_module module;
+    struct buf why;
+    if (s->modules[i].fd < 0)
+        return false; /* said already */
+    buf_init(&why, 8192);
+    guest_module_init(&module, m->name, (uint32_t)m->limits.memory, 1, 1);
+    bool pulley = strcmp(m->engine, "pulley") == 0;
+    enum err e = guest_load(g, &module, pulley, s->modules[i].fd, &why);
+    e = e ? e : gateway_module_check(&s->config, i, &module, &why);
+    if (e)
+        module_error(s->file, m, buf_slice(&why));
+    guest_unload(&module);
+    buf_done(&why);
+    return !e;
 }
 
 int supervisor_check(const char *file)
@@ -359,32 +385,22 @@ int supervisor_check(const char *file)
     struct guests guests;
     struct guest_limits limits = {.slots = 1, .slots_module = 1, .memory_max = 65536};
     const uint64_t now_ns = 0;
-    bool ok = prepare(s, file);
-    for (uint32_t i = 0; ok && i < s->config.n_modules; i++)
+    if (!configure(s, file))
+        return EXIT_FAILURE;
+    bool ok = modules_open(s);
+    for (uint32_t i = 0; i < s->config.n_modules; i++)
         limits.memory_max = MAX(limits.memory_max, (uint32_t)s->config.modules[i].limits.memory);
     guests_init(&guests, &limits, &event_ops, &now_ns);
-    for (uint32_t i = 0; ok && i < s->config.n_modules; i++) {
-        const struct config_module *m = &s->config.modules[i];
-        struct guest_module module;
-        struct buf why;
-        buf_init(&why, 8192);
-        guest_module_init(&module, m->name, (uint32_t)m->limits.memory, 1, 1);
-        if (guest_load(&guests, &module, strcmp(m->engine, "pulley") == 0, s->modules[i].fd,
-                       &why)) {
-            module_error(file, m, buf_slice(&why));
-            s->status = EXIT_FAILURE;
-        }
-        guest_unload(&module);
-        buf_done(&why);
-    }
+    for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++)
+        ok = module_check(s, &guests, i) && ok;
     guests_done(&guests);
-    return ok ? s->status : EXIT_FAILURE;
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int supervisor_serve(const char *file)
 {
     struct supervisor *s = &supervisor;
-    if (!prepare(s, file) || !listeners_open(s))
+    if (!configure(s, file) || !modules_open(s) || !listeners_open(s))
         return EXIT_FAILURE;
     s->signals = sys_signals_open();
     if (s->signals < 0 || sys_pipe(s->log) < 0 || loop_init(&s->loop))

@@ -45,6 +45,7 @@ static bool load(struct gateway *gw, uint32_t i, int fd)
                       (uint32_t)m->limits.timeout);
     bool pulley = strcmp(m->engine, "pulley") == 0;
     enum err e = guest_load(&gw->guests, out, pulley, fd, &why);
+    e = e ? e : gateway_module_check(&gw->config, i, out, &why);
     if (!e && log_begin(LOG_module_loaded)) {
         log_text("module", slice_str(m->name));
         log_text("engine", slice_str(m->engine));
@@ -59,8 +60,8 @@ static bool load(struct gateway *gw, uint32_t i, int fd)
     return sent;
 }
 
-/* All that comes before SERVE. */
-static bool prepare(struct gateway *gw)
+/* All that comes before SERVE. *stop: it was told to end before. */
+static bool prepare(struct gateway *gw, bool *stop)
 {
     struct control m;
     int fd;
@@ -73,8 +74,10 @@ static bool prepare(struct gateway *gw)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_MODULE && configured && m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd);
-        else
+        else {
+            *stop = m.kind == CONTROL_DRAIN;
             return m.kind == CONTROL_SERVE && configured;
+        }
         if (!ok)
             return false;
     }
@@ -110,8 +113,9 @@ int worker_main(void)
     struct gateway *gw = &gateway;
     uint32_t descriptors = sys_fd_limit();
     int signals = sys_signals_open();
-    if (!prepare(gw) || signals < 0)
-        return EXIT_FAILURE;
+    bool stop = false;
+    if (!prepare(gw, &stop) || signals < 0)
+        return stop ? EXIT_SUCCESS : EXIT_FAILURE;
     loop_on(&gw->loop, LOOP_CONTROL, on_control, NULL, gw);
     loop_on(&gw->loop, LOOP_SIGNAL, on_signal, NULL, gw);
     sys_poller_add(gw->loop.poller, SYS_CONTROL_FD, SYS_IN, loop_data(LOOP_CONTROL, 0, 0));

@@ -34,6 +34,13 @@ static inline bool slice_eq(struct slice a, struct slice b)
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* An empty slice may have no address, which memcpy does not allow. */
+static inline void slice_copy(void *to, struct slice s)
+{
+    if (s.n)
+        memcpy(to, s.p, s.n);
+}
+
 static inline uint8_t ascii_lower(uint8_t c)
 {
     return c >= 'A' && c <= 'Z' ? c | 0x20 : c;

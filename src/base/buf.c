@@ -59,8 +59,7 @@ enum err buf_append(struct buf *b, struct slice s)
     enum err e = buf_reserve(b, s.n);
     if (e)
         return e;
-    if (s.n)
-        memcpy(b->p + b->len, s.p, s.n);
+    slice_copy(b->p + b->len, s);
     b->len += (uint32_t)s.n;
     return ERR_NONE;
 }

@@ -78,7 +78,7 @@ struct guest_module {
     wasmtime_instance_pre_t *pre;
     struct weir_entry *exports[GUEST_EXPORTS];
     struct guest_function *functions;
-    uint32_t n_functions;
+    uint32_t n_functions, functions_max;
     bool handlers;       /* it exports an on_ function or _start: not for /api/exec by itself */
     uint32_t running;    /* calls that have an instance */
     struct list ready;   /* calls whose slice was used up */

@@ -1,6 +1,5 @@
 /* Engines and modules: loading, linking, what a module exports. */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "guest/guest.h"
 #include "sys/sys.h"
@@ -174,7 +173,8 @@ static enum err exports_take(struct guest_module *m, struct buf *why)
     wasm_exporttype_vec_t exports;
     enum err e = ERR_NONE;
     wasmtime_module_exports(m->module, &exports);
-    m->functions = calloc(exports.size + 1, sizeof(*m->functions));
+    m->functions_max = (uint32_t)exports.size + 1;
+    m->functions = mem_alloc(m->functions_max * sizeof(*m->functions));
     if (!m->functions)
         e = ERR_NO_MEMORY;
     for (size_t i = 0; i < exports.size && !e; i++)
@@ -214,7 +214,7 @@ void guest_unload(struct guest_module *m)
     for (int i = 0; i < GUEST_EXPORTS; i++)
         if (m->exports[i])
             weir_entry_delete(m->exports[i]);
-    free(m->functions);
+    mem_free(m->functions, m->functions_max * sizeof(*m->functions));
     if (m->pre)
         wasmtime_instance_pre_delete(m->pre);
     if (m->module)

@@ -12,7 +12,7 @@ struct head {
 static void head_put(struct head *h, struct slice s)
 {
     ASSERT(s.n <= sizeof(h->text) - h->n);
-    memcpy(h->text + h->n, s.p, s.n);
+    slice_copy(h->text + h->n, s);
     h->n += s.n;
 }
 

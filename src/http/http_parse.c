@@ -85,7 +85,8 @@ static struct http_span span(size_t from, size_t to)
     return (struct http_span){(uint16_t)from, (uint16_t)(to - from)};
 }
 
-/* RFC 3986 3.2.2 reg-name; *i moves behind what was taken. */
+/* RFC 3986 3.2.2 reg-name, but for the comma: it is what two Host fields look like once a proxy has
+ * joined them. *i moves behind what was taken. */
 static bool reg_name_char(struct slice h, size_t *i)
 {
     uint8_t c = h.p[*i];
@@ -96,7 +97,7 @@ static bool reg_name_char(struct slice h, size_t *i)
         return true;
     }
     ++*i;
-    return (is_token(c) && !strchr("#%^`|", c)) || (c && strchr("(),;=", c));
+    return (is_token(c) && !strchr("#%^`|", c)) || (c && strchr("();=", c));
 }
 
 static bool host_valid(struct slice h)
@@ -250,7 +251,7 @@ static bool list_next(struct slice list, size_t *at, struct slice *member)
     return false;
 }
 
-static bool http_list_has(struct slice list, struct slice member)
+bool http_list_has(struct slice list, struct slice member)
 {
     struct slice m;
     for (size_t at = 0; list_next(list, &at, &m);)

@@ -61,6 +61,8 @@ static inline struct slice http_span_slice(const uint8_t *base, struct http_span
 /* The first field of that name; {NULL, 0} where there is none. */
 struct slice http_field_get(const struct http_request *r, const uint8_t *base, struct slice name);
 unsigned http_field_count(const struct http_request *r, const uint8_t *base, struct slice name);
+/* Whether a comma-separated list has that member (RFC 9110 5.6.1), letter for letter. */
+bool http_list_has(struct slice list, struct slice member);
 /* Whether the lists of all fields of that name, which are one (RFC 9110 5.3), have that member,
  * letter for letter. */
 bool http_field_list_has(const struct http_request *r, const uint8_t *base, struct slice name,

@@ -97,6 +97,7 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
         pool_free(&net->conns, c);
         return NULL;
     }
+    net->speaking[protocol]++;
     metrics.connections_active++;
     metrics.connections_accepted_total++;
     return c;
@@ -249,9 +250,8 @@ bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b)
                 return false;
         }
         if (a.n + b.n <= NET_CORK) {
-            memcpy(net->cork + net->cork_len, a.p, a.n);
-            if (b.n)
-                memcpy(net->cork + net->cork_len + a.n, b.p, b.n);
+            slice_copy(net->cork + net->cork_len, a);
+            slice_copy(net->cork + net->cork_len + a.n, b);
             net->cork_len += (uint32_t)(a.n + b.n);
             return true;
         }
@@ -404,6 +404,13 @@ void conn_timer(struct net *net, struct conn *c, uint64_t ms)
         wheel_cancel(&net->loop->wheel, &c->timer);
 }
 
+void conn_speak(struct net *net, struct conn *c, uint8_t protocol)
+{
+    net->speaking[c->protocol]--;
+    net->speaking[protocol]++;
+    c->protocol = protocol;
+}
+
 void conn_pause(struct conn *c)
 {
     c->paused = true;
@@ -451,8 +458,10 @@ static bool phase_reap(void *arg)
             c->reaped = p->closed(p->owner, c);
         if (!c->reaped)
             list_put(net, &net->closing, c);
-        else if (!c->holds && !c->listed)
+        else if (!c->holds && !c->listed) {
+            net->speaking[c->protocol]--;
             pool_free(&net->conns, c);
+        }
     }
     return net->closing.head != NO_CONN || net->resuming.head != NO_CONN;
 }

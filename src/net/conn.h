@@ -75,6 +75,7 @@ struct net {
     struct net_limits limits;
     struct conn_protocol protocols[NET_PROTOCOLS];
     struct pool conns;
+    uint32_t speaking[NET_PROTOCOLS]; /* slots by protocol, until they are free again */
     struct conn_list closing, resuming;
     uint32_t fed;        /* calls of input since its connection's turn began */
     struct conn *corked; /* its writes gather in cork */
@@ -95,6 +96,7 @@ bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b)
 /* From here on c's writes gather until another is corked; NULL: flush and end. While a connection's
  * input is handled it is corked already. */
 void conn_cork(struct net *net, struct conn *c);
+void conn_speak(struct net *net, struct conn *c, uint8_t protocol); /* another from here on */
 void conn_pause(struct conn *c);
 void conn_resume(struct net *net, struct conn *c);             /* input goes on in this iteration */
 void conn_defer(struct net *net, struct conn *c);              /* input goes on in the next one */

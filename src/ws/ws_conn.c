@@ -23,8 +23,7 @@ static bool send_close(struct ws_server *s, struct conn *c, unsigned code, struc
         body[0] = (uint8_t)(code >> 8);
         body[1] = (uint8_t)code;
         n = MIN(why.n, sizeof(body) - 2);
-        if (n)
-            memcpy(body + 2, why.p, n);
+        slice_copy(body + 2, slice_of(why.p, n));
         n += 2;
     }
     return ws_conn_send(s, c, WS_CLOSE, slice_of(body, n));
@@ -141,7 +140,7 @@ void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
 void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol)
 {
     conn_timer(s->net, c, 0);
-    c->protocol = protocol;
+    conn_speak(s->net, c, protocol);
     c->flags = 0;
     c->close_code = 0;
     metrics.websockets_active++;

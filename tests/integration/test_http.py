@@ -583,7 +583,7 @@ def test_timeouts(start):
     """408 for a head and a body that do not arrive; silence for a connection that asks nothing."""
     w = start({**CONFIG, "limits": {"head_timeout": "150ms", "body_timeout": "200ms",
                                     "idle_timeout": "250ms"}})
-    closed = w.metric("connections_closed_total", reason="HEAD_TIMEOUT")
+    closed = w.metric("connections_closed_total", reason="REQUEST_TIMEOUT")
     with w.raw() as c:
         r = c.send("GET /hello HTTP/1.1\r\nHo").response()
         problem(r, 408, "HTTP_TIMEOUT")
@@ -607,7 +607,7 @@ def test_timeouts(start):
         c.closed()
     assert w.metric("errors_total", code="HTTP_TIMEOUT") == 4
     assert w.metric("connections_closed_total", reason="IDLE") >= 2
-    w.wait_metric("connections_closed_total", closed + 4, reason="HEAD_TIMEOUT")
+    w.wait_metric("connections_closed_total", closed + 4, reason="REQUEST_TIMEOUT")
 
 
 def test_slow_drip_does_not_extend_the_time(start):
