@@ -45,8 +45,7 @@ static int32_t op_ws_send(struct guest_call *call, uint64_t id, uint32_t kind, s
     if (kind == WS_TEXT && !utf8_valid(data))
         return INVALID;
     size_t n = ws_frame_header(header, (enum ws_opcode)kind, true, data.n);
-    uint64_t queued = (uint64_t)conn_queued(&ev->gw->net, c) + effects_queued(&ev->fx, id) + n +
-                      data.n;
+    uint64_t queued = (uint64_t)conn_queued(c) + effects_queued(&ev->fx, id) + n + data.n;
     uint64_t most = ev->gw->config.limits.send_queue;
     if (queued > most || effects_add(&ev->fx, EFFECT_SEND, id, 0, slice_of(header, n), data))
         return LIMIT;
@@ -360,9 +359,6 @@ static void done(struct guest_call *call, enum err e)
     struct event *ev = event_of(call);
     struct net *net = &ev->gw->net;
     struct conn *c = ev->conn;
-    bool inline_input = net->corked == c;
-    if (!inline_input)
-        conn_cork(net, c);
     /* Before what follows: the next event of this connection may pause it again. */
     if (ev->kept)
         conn_resume(net, c);
@@ -376,8 +372,6 @@ static void done(struct guest_call *call, enum err e)
         finish_handshake(ev, e);
     else
         finish_ws(ev, e);
-    if (!inline_input)
-        conn_cork(net, NULL);
     event_free(ev);
 }
 

@@ -32,9 +32,10 @@ static void message(void *owner, struct conn *c, enum ws_opcode kind, struct sli
     const struct weir_entry *entry = entry_of(m, GUEST_on_ws_message);
     if (!entry)
         return;
-    /* What is corked may well fit the socket: only what does not shall count against the guest. */
-    if (conn_queued(&gw->net, c) > gw->net.limits.send_queue / 4)
-        conn_cork(&gw->net, c);
+    /* What has gathered may well fit the socket: only what does not shall count against the guest.
+     */
+    if (c->gathered > gw->net.limits.send_queue / 4)
+        net_flush(&gw->net);
     struct event *ev = event_new(gw, c, GUEST_on_ws_message, m, entry);
     if (!ev) {
         ws_conn_fail(&gw->ws, c, ERR_NO_MEMORY, CLOSE_NO_MEMORY);

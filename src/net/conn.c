@@ -114,8 +114,8 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
     if (c->state == CONN_CLOSED)
         return;
     conn_reason(c, reason);
-    if (net->corked == c) {
-        conn_cork(net, NULL);
+    if (c->gathered && !net->flushing) {
+        net_flush(net);
         if (c->state == CONN_CLOSED)
             return; /* the flush failed and closed it */
     }
@@ -156,8 +156,8 @@ void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
     if (c->state != CONN_OPEN)
         return;
     conn_reason(c, reason);
-    if (net->corked == c) {
-        conn_cork(net, NULL);
+    if (c->gathered) {
+        net_flush(net);
         if (c->state != CONN_OPEN)
             return;
     }
@@ -209,7 +209,6 @@ static struct slice slice_from(struct slice s, size_t skip)
     return skip >= s.n ? SLICE_NONE : slice_of(s.p + skip, s.n - skip);
 }
 
-/* To the socket, past the cork. */
 static void write_through(struct net *net, struct conn *c, struct slice a, struct slice b)
 {
     size_t sent = 0;
@@ -228,35 +227,54 @@ static void write_through(struct net *net, struct conn *c, struct slice a, struc
         enqueue(net, c, slice_from(b, sent > a.n ? sent - a.n : 0));
 }
 
-void conn_cork(struct net *net, struct conn *c)
+void net_flush(struct net *net)
 {
-    struct conn *was = net->corked;
-    uint32_t n = net->cork_len;
-    net->cork_len = 0;
-    net->corked = NULL;
-    if (n)
-        write_through(net, was, slice_of(net->cork, n), SLICE_NONE);
-    net->corked = c;
+    size_t at = 0;
+    net->flushing = true;
+    for (uint32_t i = 0; i < net->n_entries; i++) {
+        const struct net_gathered *e = &net->entries[i];
+        struct conn *c = pool_get(&net->conns, e->slot, e->generation);
+        if (c && c->state != CONN_CLOSED) {
+            c->gathered -= (uint16_t)e->len;
+            write_through(net, c, slice_of(net->gather + at, e->len), SLICE_NONE);
+        }
+        at += e->len;
+    }
+    net->n_entries = net->gathered = 0;
+    net->flushing = false;
+}
+
+static void gather(struct net *net, struct conn *c, struct slice a, struct slice b)
+{
+    struct net_gathered *last = net->n_entries ? &net->entries[net->n_entries - 1] : NULL;
+    uint32_t n = (uint32_t)(a.n + b.n);
+    slice_copy(net->gather + net->gathered, a);
+    slice_copy(net->gather + net->gathered + a.n, b);
+    net->gathered += n;
+    c->gathered += (uint16_t)n;
+    if (last && last->slot == c->slot.index && last->generation == c->slot.generation)
+        last->len += n;
+    else
+        net->entries[net->n_entries++] = (struct net_gathered){c->slot.index, c->slot.generation,
+                                                               n};
 }
 
 bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b)
 {
     if (c->state != CONN_OPEN)
         return false;
-    if (net->corked == c) {
-        if (net->cork_len + a.n + b.n > NET_CORK) {
-            conn_cork(net, c);
-            if (c->state != CONN_OPEN)
-                return false;
-        }
-        if (a.n + b.n <= NET_CORK) {
-            slice_copy(net->cork + net->cork_len, a);
-            slice_copy(net->cork + net->cork_len + a.n, b);
-            net->cork_len += (uint32_t)(a.n + b.n);
-            return true;
-        }
+    size_t n = a.n + b.n;
+    bool small = n <= NET_GATHER_ONE && !c->queue;
+    bool full = net->gathered + n > NET_GATHER || net->n_entries == NET_GATHER_CONNS;
+    if (full || (c->gathered && !small)) {
+        net_flush(net);
+        if (c->state != CONN_OPEN)
+            return false;
     }
-    write_through(net, c, a, b);
+    if (small && !c->queue)
+        gather(net, c, a, b);
+    else
+        write_through(net, c, a, b);
     return c->state == CONN_OPEN;
 }
 
@@ -287,7 +305,6 @@ static void flush_queue(struct net *net, struct conn *c)
 static void feed(struct net *net, struct conn *c, size_t n)
 {
     size_t at = 0;
-    conn_cork(net, c);
     net->fed = 0;
     while (at < n && !c->paused && c->state == CONN_OPEN) {
         const struct conn_protocol *p = &net->protocols[c->protocol];
@@ -298,7 +315,6 @@ static void feed(struct net *net, struct conn *c, size_t n)
         if (!took)
             break;
     }
-    conn_cork(net, NULL);
     if (at < n && c->state == CONN_OPEN &&
         buf_keep(&c->saved, NET_RECEIVE, slice_of(net->receive + at, n - at)))
         conn_close(net, c, CLOSE_NO_MEMORY);
@@ -444,12 +460,14 @@ static bool phase_resume(void *arg)
         else if (c->state == CONN_OPEN && !c->paused)
             read_ready(net, c);
     }
+    net_flush(net); /* before guests that were suspended run: their slices are longer */
     return net->resuming.head != NO_CONN;
 }
 
 static bool phase_reap(void *arg)
 {
     struct net *net = arg;
+    net_flush(net);
     struct conn_list all = list_all(&net->closing);
     struct conn *c;
     while ((c = list_take(net, &all)) != NULL) {
@@ -463,6 +481,7 @@ static bool phase_reap(void *arg)
             pool_free(&net->conns, c);
         }
     }
+    net_flush(net); /* what guests sent elsewhere when they were told of an end */
     return net->closing.head != NO_CONN || net->resuming.head != NO_CONN;
 }
 
@@ -489,7 +508,7 @@ void net_done(struct net *net)
 
 void conn_check(const struct net *net)
 {
-    ASSERT(!net->corked && !net->cork_len);
+    ASSERT(!net->n_entries && !net->gathered);
     for (uint32_t i = 0; i < net->conns.count; i++) {
         const struct conn *c = pool_at(&net->conns, i);
         if (!c)
@@ -498,6 +517,6 @@ void conn_check(const struct net *net)
         ASSERT(c->state != CONN_CLOSED || (!c->queue && !c->saved && !timer_is_set(&c->timer)));
         ASSERT(c->state != CONN_CLOSED || c->listed || c->holds);
         ASSERT(c->state != CONN_LINGER || timer_is_set(&c->timer));
-        ASSERT(!c->queue || c->queue->len);
+        ASSERT(!c->queue || (c->queue->len && !c->gathered));
     }
 }

@@ -47,6 +47,7 @@ struct conn {
     bool paused, unpolled, peer_ended, listed, reaped;
     uint8_t flags; /* the protocol's */
     uint16_t route;
+    uint16_t gathered; /* bytes in the loop's gather buffer; 0 where there is a queue */
     union {
         uint16_t scanned;    /* HTTP: bytes of an incomplete head that were looked at */
         uint16_t close_code; /* WebSocket: as received or sent */
@@ -57,13 +58,20 @@ struct conn {
     void *attachment;  /* a guest's; see hub */
 };
 
-enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10, NET_CORK = 64 << 10 };
+enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10 };
+/* Writes gather for a while and are sent one after the other: a peer, or the network's own thread,
+ * is woken once for several of them rather than for each. */
+enum { NET_GATHER = 60 << 10, NET_GATHER_ONE = 16 << 10, NET_GATHER_CONNS = 64 };
 enum { NET_LAST_WORDS = 256 }; /* room beyond a full queue, for what says why it ends */
 
 struct net_limits {
     uint32_t connections;
     uint32_t send_queue; /* bytes a connection */
     uint32_t linger_ms;
+};
+
+struct net_gathered {
+    uint32_t slot, generation, len;
 };
 
 struct conn_list { /* first in, first out; through conn.next */
@@ -77,10 +85,11 @@ struct net {
     struct pool conns;
     uint32_t speaking[NET_PROTOCOLS]; /* slots by protocol, until they are free again */
     struct conn_list closing, resuming;
-    uint32_t fed;        /* calls of input since its connection's turn began */
-    struct conn *corked; /* its writes gather in cork */
-    uint32_t cork_len;
-    uint8_t receive[NET_RECEIVE], cork[NET_CORK];
+    uint32_t fed; /* calls of input since its connection's turn began */
+    struct net_gathered entries[NET_GATHER_CONNS];
+    uint32_t n_entries, gathered;
+    bool flushing;
+    uint8_t receive[NET_RECEIVE], gather[NET_GATHER];
 };
 
 /* Adds the phases "resume" and, as the last, "reap": whoever has phases between them adds them
@@ -90,12 +99,10 @@ void net_phase_reap(struct net *net);
 void net_done(struct net *net);
 
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol); /* takes fd; NULL: closed */
-/* Queues what the socket does not take; past limits.send_queue the connection is closed. The two
- * slices go out as one. false: the connection has gone. */
+/* Sends in this iteration, and queues what the socket does not take; past limits.send_queue the
+ * connection is closed. The two slices go out as one. false: the connection has gone. */
 bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b);
-/* From here on c's writes gather until another is corked; NULL: flush and end. While a connection's
- * input is handled it is corked already. */
-void conn_cork(struct net *net, struct conn *c);
+void net_flush(struct net *net); /* sends all that has gathered */
 void conn_speak(struct net *net, struct conn *c, uint8_t protocol); /* another from here on */
 void conn_pause(struct conn *c);
 void conn_resume(struct net *net, struct conn *c);             /* input goes on in this iteration */
@@ -127,10 +134,10 @@ static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL:
     return c && c->state == CONN_OPEN ? c : NULL;
 }
 
-/* Bytes that wait for the socket, the corked ones among them. */
-static inline uint32_t conn_queued(const struct net *net, const struct conn *c)
+/* Bytes that wait for the socket. */
+static inline uint32_t conn_queued(const struct conn *c)
 {
-    return (c->queue ? c->queue->len : 0) + (net->corked == c ? net->cork_len : 0);
+    return c->queue ? c->queue->len : c->gathered;
 }
 
 #endif

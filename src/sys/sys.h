@@ -15,7 +15,7 @@ struct sys_event {
     uint64_t data;
     uint32_t ready;
 };
-enum { SYS_EVENTS_MAX = 256 };
+enum { SYS_EVENTS_MAX = 128 };
 int sys_poller_new(void);
 int sys_poller_add(int poller, int fd, uint32_t want, uint64_t data);
 int sys_poller_change(int poller, int fd, uint32_t want, uint64_t data);
