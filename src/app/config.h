@@ -54,12 +54,13 @@ struct config {
 };
 
 /* Reads no file: relative paths are resolved against the folder of `file`. On ERR_INVALID every
- * problem is a line of errors: "file:line: what, and the mend". config_done in every case. */
+ * problem (of 100) is a line of errors: "file:line: what, and the mend". ERR_LIMIT: yaml is larger
+ * than 1 MiB. config_done in every case. */
 enum err config_parse(struct slice yaml, const char *file, struct config *out,
                       struct buf *errors) MUST_USE;
 void config_done(struct config *c);
 enum err config_write_docs(struct buf *out) MUST_USE;
-/* "1.2.3.4:80" or "[::1]:80" taken apart; host has no brackets. */
+/* "1.2.3.4:80" or "[::1]:80" taken apart; host has no brackets, and may be no address. */
 bool config_address(const char *text, char host[64], uint16_t *port);
 
 #endif

@@ -93,7 +93,8 @@ struct guests {
     wasm_engine_t *engines[2]; /* native, pulley */
     wasmtime_linker_t *linkers[2];
     const uint64_t *now_ns; /* the loop's: when this iteration began */
-    uint64_t clock_ns;      /* when a guest last ended; past the budget after one that yielded */
+    uint64_t clock_ns;      /* when a guest last ended or yielded */
+    uint64_t shut_ns;       /* when one did that ended guests' time of its iteration */
     bool owed;              /* this iteration belongs to suspended calls */
     struct list turns;
     uint32_t running, waiting;

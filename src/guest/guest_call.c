@@ -6,6 +6,7 @@
 #include "guest/guest.h"
 #include "sys/sys.h"
 
+enum { LONG_STEP_NS = 500000 };
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
 static wasm_engine_t *tick_engines[2];
@@ -144,9 +145,11 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
     c->done(c, e);
 }
 
-static uint64_t spent_ns(const struct guests *g)
+/* Whether guests' time of this iteration is used up. */
+static bool spent(const struct guests *g)
 {
-    return g->clock_ns > *g->now_ns ? g->clock_ns - *g->now_ns : 0;
+    bool ran = g->clock_ns > *g->now_ns;
+    return ran && (g->shut_ns > *g->now_ns || g->clock_ns - *g->now_ns >= g->limits.budget_ns);
 }
 
 bool guests_full(const struct guests *g)
@@ -156,7 +159,7 @@ bool guests_full(const struct guests *g)
 
 bool guests_admit(const struct guests *g)
 {
-    return !g->owed && spent_ns(g) < g->limits.budget_ns && !guests_full(g);
+    return !g->owed && !spent(g) && !guests_full(g);
 }
 
 static bool slot_free(const struct guests *g, const struct guest_module *m)
@@ -176,6 +179,7 @@ static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
 static void step(struct guests *g, struct guest_call *c)
 {
     ticker_arm();
+    uint64_t start_ns = sys_now_ns();
     int r = weir_call_poll(c->call);
     if (r == 0) {
         metrics.guest_slices_total++;
@@ -184,10 +188,11 @@ static void step(struct guests *g, struct guest_call *c)
         finish(g, c, r);
     }
     g->clock_ns = sys_now_ns();
-    /* One slice that is used up is all that an iteration has: the loop is back within a tick and
-     * whatever the guest's last instruction took. */
-    if (r == 0)
-        g->clock_ns = MAX(g->clock_ns, *g->now_ns + g->limits.budget_ns);
+    /* One slice that is used up, or a long end (a large memory is cleared), is all that an
+     * iteration has: the loop is back within a tick and whatever the guest's last instruction took.
+     */
+    if (r == 0 || g->clock_ns - start_ns >= LONG_STEP_NS)
+        g->shut_ns = g->clock_ns;
 }
 
 enum err guest_call_start(struct guests *g, struct guest_call *c)
@@ -246,7 +251,7 @@ bool guests_run(struct guests *g)
         g->owed = false;
         return false;
     }
-    if (!g->owed && spent_ns(g) >= g->limits.budget_ns) {
+    if (!g->owed && spent(g)) {
         g->owed = true;
         return true;
     }
@@ -257,6 +262,6 @@ bool guests_run(struct guests *g)
         bool more = !list_empty(&m->ready) || !list_empty(&m->waiting);
         if (more && list_empty(&m->turn))
             list_append(&g->turns, &m->turn);
-    } while (!list_empty(&g->turns) && spent_ns(g) < g->limits.budget_ns && idle < MODULES_IDLE);
+    } while (!list_empty(&g->turns) && !spent(g) && idle < MODULES_IDLE);
     return !list_empty(&g->turns);
 }

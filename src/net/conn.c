@@ -9,21 +9,6 @@ static uint64_t poll_data(const struct conn *c)
     return loop_data(LOOP_CONN, c->slot.index, c->slot.generation);
 }
 
-static void want(struct net *net, struct conn *c)
-{
-    uint32_t in = c->unpolled || c->peer_ended ? 0 : SYS_IN;
-    sys_poller_change(net->loop->poller, c->fd, in | (c->queue ? (uint32_t)SYS_OUT : 0),
-                      poll_data(c));
-}
-
-static void poll_again(struct net *net, struct conn *c)
-{
-    if (!c->unpolled || c->state == CONN_CLOSED)
-        return;
-    c->unpolled = false;
-    want(net, c);
-}
-
 static void buf_drop(struct buf **b)
 {
     if (!*b)
@@ -92,7 +77,7 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
     c->protocol = protocol;
     c->close_reason = CLOSE_COUNT;
     c->timer.kind = LOOP_CONN;
-    if (sys_poller_add(net->loop->poller, fd, SYS_IN, poll_data(c)) < 0) {
+    if (sys_poller_add(net->loop->poller, fd, SYS_IN | SYS_OUT | SYS_EDGE, poll_data(c)) < 0) {
         sys_close(fd);
         pool_free(&net->conns, c);
         return NULL;
@@ -163,8 +148,9 @@ void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
     }
     c->state = CONN_LINGER;
     c->paused = false;
-    poll_again(net, c);
     buf_drop(&c->saved);
+    if (c->readable)
+        list_put(net, &net->resuming, c); /* to be dropped */
     wheel_set(&net->loop->wheel, &c->timer, net->limits.linger_ms);
     if (!c->queue)
         linger(net, c);
@@ -182,7 +168,6 @@ static void peer_end(struct net *net, struct conn *c)
 {
     if (c->state == CONN_OPEN && (c->holds || c->paused || c->listed || c->queue)) {
         c->peer_ended = true;
-        want(net, c);
         peer_end_settle(net, c);
     } else {
         conn_close(net, c, CLOSE_PEER);
@@ -193,15 +178,12 @@ static void peer_end(struct net *net, struct conn *c)
 
 static void enqueue(struct net *net, struct conn *c, struct slice s)
 {
-    bool first = !c->queue;
     enum err e = buf_keep(&c->queue, net->limits.send_queue + NET_LAST_WORDS, s);
     if (e) {
         conn_close(net, c, e == ERR_LIMIT ? CLOSE_SEND_QUEUE : CLOSE_NO_MEMORY);
         return;
     }
     metrics.queued_bytes += s.n;
-    if (first)
-        want(net, c);
 }
 
 static struct slice slice_from(struct slice s, size_t skip)
@@ -292,7 +274,6 @@ static void flush_queue(struct net *net, struct conn *c)
     if (c->queue->len)
         return;
     buf_drop(&c->queue);
-    want(net, c);
     if (c->state == CONN_LINGER)
         linger(net, c);
     else
@@ -331,35 +312,39 @@ static size_t restore(struct net *net, struct conn *c)
     return n;
 }
 
-/* Lingering: what the peer still says is read and dropped. */
-static void drop_input(struct net *net, struct conn *c)
+/* One receive; less than there was room for means that there is no more. Negative: an error that
+ * ends the connection. *ended: the peer says no more. */
+static ssize_t receive(struct net *net, struct conn *c, size_t have, bool *ended)
 {
-    ssize_t r = sys_recv(c->fd, net->receive, NET_RECEIVE);
+    size_t room = NET_RECEIVE - have;
+    if (!c->readable || !room)
+        return 0;
+    ssize_t r = sys_recv(c->fd, net->receive + have, room);
+    *ended = r == 0;
+    c->readable = r == (ssize_t)room || (r > 0 && c->end_seen) || r == -EINTR;
     if (r > 0)
         metrics.received_bytes_total += (uint64_t)r;
-    else if (r != -EAGAIN && r != -EINTR)
-        conn_close(net, c, CLOSE_PEER);
+    return r == -EAGAIN || r == -EINTR ? 0 : r;
 }
 
 static void read_input(struct net *net, struct conn *c)
 {
-    size_t have = restore(net, c);
-    ssize_t r = have == NET_RECEIVE || c->peer_ended
-                    ? -EAGAIN
-                    : sys_recv(c->fd, net->receive + have, NET_RECEIVE - have);
-    size_t got = r > 0 ? (size_t)r : 0;
-    metrics.received_bytes_total += got;
+    bool ended = false;
+    size_t have = c->state == CONN_OPEN ? restore(net, c) : 0;
+    ssize_t got = receive(net, c, have, &ended);
     net->fed = 0;
-    if (r < 0 && r != -EAGAIN && r != -EINTR) {
+    if (got < 0) {
         conn_close(net, c, CLOSE_PEER_RESET);
         return;
     }
-    if (have + got)
-        feed(net, c, have + got);
-    else if (c->peer_ended)
+    if (c->state == CONN_OPEN && have + (size_t)got)
+        feed(net, c, have + (size_t)got); /* lingering: dropped */
+    else
         peer_end_settle(net, c);
-    if (r == 0 && c->state != CONN_CLOSED)
+    if (ended && c->state != CONN_CLOSED)
         peer_end(net, c);
+    if (c->readable && c->state != CONN_CLOSED && !c->paused)
+        conn_defer(net, c);
 }
 
 /* Input is there, or was left: it is taken, or waits for its turn. */
@@ -367,16 +352,10 @@ static void read_ready(struct net *net, struct conn *c)
 {
     const struct conn_protocol *p = &net->protocols[c->protocol];
     net->fed = 0;
-    if (c->state != CONN_OPEN) {
-        drop_input(net, c);
-    } else if (c->paused) {
-        c->unpolled = true;
-        want(net, c);
-    } else if (p->ready(p->owner, c)) {
+    if (c->state != CONN_OPEN || p->ready(p->owner, c))
         read_input(net, c);
-    } else {
+    else
         conn_defer(net, c);
-    }
 }
 
 static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -387,11 +366,11 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
         return;
     if (ready & SYS_OUT && c->queue)
         flush_queue(net, c);
-    if (c->state == CONN_CLOSED)
-        return;
-    if (c->listed)
-        return; /* its turn comes */
-    if (ready & SYS_IN && !c->peer_ended)
+    c->readable |= (ready & (SYS_IN | SYS_HANGUP | SYS_END)) != 0;
+    c->end_seen |= (ready & SYS_END) != 0;
+    if (c->state == CONN_CLOSED || c->listed || !c->readable)
+        return; /* listed: its turn comes */
+    if (!c->paused && !c->peer_ended)
         read_ready(net, c);
     else if (ready & SYS_HANGUP)
         conn_close(net, c, CLOSE_PEER_RESET);
@@ -442,8 +421,7 @@ void conn_resume(struct net *net, struct conn *c)
     if (!c->paused || c->state != CONN_OPEN)
         return;
     c->paused = false;
-    poll_again(net, c);
-    if (c->saved || c->peer_ended)
+    if (c->saved || c->readable || c->peer_ended)
         list_put(net, &net->resuming, c);
 }
 
@@ -457,7 +435,7 @@ static bool phase_resume(void *arg)
     while ((c = list_take(net, &all)) != NULL) {
         if (c->state == CONN_CLOSED)
             list_put(net, &net->closing, c);
-        else if (c->state == CONN_OPEN && !c->paused)
+        else if (!c->paused)
             read_ready(net, c);
     }
     net_flush(net); /* before guests that were suspended run: their slices are longer */

@@ -42,9 +42,10 @@ struct conn {
     int fd;
     uint32_t next; /* of the list that it is in */
     uint8_t state, protocol;
-    uint8_t close_reason; /* the first one given; CLOSE_COUNT while there is none */
-    uint8_t holds;        /* events that still name it */
-    bool paused, unpolled, peer_ended, listed, reaped;
+    uint8_t close_reason;    /* the first one given; CLOSE_COUNT while there is none */
+    uint8_t holds;           /* events that still name it */
+    bool readable, end_seen; /* the poller's last word; it comes once for what is new */
+    bool paused, peer_ended, listed, reaped;
     uint8_t flags; /* the protocol's */
     uint16_t route;
     uint16_t gathered; /* bytes in the loop's gather buffer; 0 where there is a queue */

@@ -9,8 +9,10 @@
 
 #include "base/base.h"
 
-/* Poller: level-triggered; `data` comes back with the event. */
-enum { SYS_IN = 1, SYS_OUT = 2, SYS_HANGUP = 4 };
+/* Poller; `data` comes back with the event. Level-triggered, unless SYS_EDGE is wanted: then an
+ * event comes once for what is new, so a receive that filled its buffer must be repeated, as must
+ * one that came with SYS_END. */
+enum { SYS_IN = 1, SYS_OUT = 2, SYS_HANGUP = 4, SYS_END = 8, SYS_EDGE = 16 };
 struct sys_event {
     uint64_t data;
     uint32_t ready;
@@ -40,8 +42,9 @@ int sys_reserve_open(void);  /* a descriptor kept only to be given up when they 
 uint32_t sys_fd_limit(void); /* raises the soft limit to the hard one, returns it */
 
 /* Time and entropy. */
-uint64_t sys_now_ns(void);  /* monotonic */
-uint64_t sys_wall_ms(void); /* since 1970 */
+uint64_t sys_now_ns(void);    /* monotonic */
+uint64_t sys_thread_ns(void); /* CPU time of the calling thread */
+uint64_t sys_wall_ms(void);   /* since 1970 */
 void sys_random(void *p, size_t n);
 
 /* A signal every `interval_ms` (0: none) to the calling thread, on its alternate stack where it

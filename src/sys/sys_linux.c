@@ -37,8 +37,10 @@ int sys_poller_new(void)
 
 static struct epoll_event epoll_event_of(uint32_t want, uint64_t data)
 {
-    uint32_t events = (want & SYS_IN ? (uint32_t)EPOLLIN : 0) |
-                      (want & SYS_OUT ? (uint32_t)EPOLLOUT : 0);
+    uint32_t events = 0;
+    events |= want & SYS_IN ? (uint32_t)EPOLLIN : 0;
+    events |= want & SYS_OUT ? (uint32_t)EPOLLOUT : 0;
+    events |= want & SYS_EDGE ? (uint32_t)EPOLLET | (uint32_t)EPOLLRDHUP : 0;
     return (struct epoll_event){.events = events, .data.u64 = data};
 }
 
@@ -68,7 +70,8 @@ int sys_poller_wait(int poller, struct sys_event *out, int timeout_ms)
         out[i].data = events[i].data.u64;
         out[i].ready = (e & EPOLLIN ? (uint32_t)SYS_IN : 0) |
                        (e & EPOLLOUT ? (uint32_t)SYS_OUT : 0) |
-                       (e & (EPOLLERR | EPOLLHUP) ? (uint32_t)SYS_HANGUP : 0);
+                       (e & (EPOLLERR | EPOLLHUP) ? (uint32_t)SYS_HANGUP : 0) |
+                       (e & EPOLLRDHUP ? (uint32_t)SYS_END : 0);
     }
     return n < 0 ? 0 : n;
 }
@@ -203,18 +206,26 @@ uint32_t sys_fd_limit(void)
     return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
 }
 
-uint64_t sys_now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t sys_now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+uint64_t sys_thread_ns(void)
+{
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 uint64_t sys_wall_ms(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+    return clock_ns(CLOCK_REALTIME) / 1000000u;
 }
 
 void sys_random(void *p, size_t n)

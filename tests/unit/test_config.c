@@ -416,13 +416,17 @@ static void bad_routes_modules_and_addresses_are_named(void **state)
         {"modules: {m: x}\nroutes: [{path: /a, websocket: {module: m, handler: echo}}]",
          "w.yaml:2: a route needs one of module and handler"},
         {"routes: [{path: /a, websocket: {module: m}}]", "no such module; add it to modules: m"},
-        {"routes: [{path: /a, websocket: {module: [m]}}]", "no such module"},
+        {"routes: [{path: /a, websocket: {module: [m]}}]", "a plain value is expected"},
         {"routes: [{path: /a, websocket: {handler: pong}}]", "handler"},
         {"modules: {m: x}\nroutes: [{path: /a, websocket: {module: m}, http: {module: m}}]",
          "either websocket or http"},
         {"modules: {m: x}\nroutes: [{path: /a, http: {module: m}},\n {path: /a, http: {module: "
          "m}}]",
          "w.yaml:3: this path is routed twice: /a"},
+        {"routes: [{path: /a, websocket: {}, http: {module: m}}]", "either websocket or http"},
+        {"modules: {m: x}\nroutes: [{path: /a, http: {module: n}}]", "w.yaml:2: no such module"},
+        {"routes:\n  - path: /a\n    http:\n      module: n\nmodules: {m: x}",
+         "w.yaml:4: no such module; add it to modules: n"},
         {"routes: [{path: /a, websocket: {handler: echo, origins: x}}]", "a list is expected"},
         {"routes: [{path: /a, websocket: {handler: echo, origins: [[x]]}}]", "a plain value"},
         {"routes: [{path: /a, websocket: 5}]", "a map is expected"},
@@ -439,7 +443,16 @@ static void bad_routes_modules_and_addresses_are_named(void **state)
         {"admin: 5", "a map is expected"},
         {"[]", "a map is expected"},
         {"text", "a map is expected"},
+        {"listen: [{}]", "a listener needs address: IP:PORT"},
+        {"listen: []", "1 to 15 listeners are expected here"},
+        {"listen: 8080", "a list is expected here: [{address: IP:PORT}]"},
+        {"listen:", "a list is expected"},
+        {"routes: {}", "a list is expected here: [{path: /PATH"},
+        {"modules: [a]", "a map is expected here: NAME: FILE"},
         {"listen: [{address: '8080'}]", "an address is IP:PORT"},
+        {"listen: [{address: '::1:80'}]", "an address is IP:PORT"},
+        {"listen: [{address: '[1.2.3.4]:80'}]", "an address is IP:PORT"},
+        {"listen: [{address: '[localhost]:80'}]", "an address is IP:PORT"},
         {"listen: [{address: '1.2.3.4:'}]", "an address is IP:PORT"},
         {"listen: [{address: ':80'}]", "an address is IP:PORT"},
         {"listen: [{address: '1.2.3.4:65536'}]", "an address is IP:PORT"},
@@ -447,6 +460,7 @@ static void bad_routes_modules_and_addresses_are_named(void **state)
         {"listen: [{address: '[]:80'}]", "an address is IP:PORT"},
         {"admin: {address: '0.0.0.0:6060'}", "must be on loopback"},
         {"admin: {address: '[::]:6060'}", "must be on loopback"},
+        {"admin: {address: '128.0.0.1:6060'}", "must be on loopback"},
         {"admin: {address: '6060'}", "an address is IP:PORT"},
     };
     say_of_each(cases, ARRAY_LEN(cases));
@@ -480,6 +494,57 @@ static void addresses_are_taken_apart(void **state)
     assert_false(config_address(longest, host, &port));
     assert_true(config_address(longest + 1, host, &port));
     assert_int_equal(strlen(host), 63);
+}
+
+static void any_loopback_is_for_the_admin(void **state)
+{
+    (void)state;
+    static const char *const addresses[] = {"127.0.0.1:0", "127.255.255.254:6060", "[::1]:6060",
+                                            "[0:0::1]:6060", "localhost:6060"};
+    for (size_t i = 0; i < ARRAY_LEN(addresses); i++) {
+        char yaml[128];
+        snprintf(yaml, sizeof(yaml), "admin: {address: '%s'}\nlisten: [{address: '%s'}]",
+                 addresses[i], addresses[i]);
+        assert_err(parse(yaml), ERR_NONE);
+        assert_string_equal(config.admin.address, addresses[i]);
+        assert_string_equal(config.listen[0], addresses[i]);
+    }
+}
+
+/* What follows from a problem is none of its own. */
+static void one_mistake_is_one_line(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {
+        "listen: [{address: [x]}]",
+        "listen: [5]",
+        "listen: [{adress: '1.2.3.4:5'}]",
+        "modules: {m: [x]}",
+        "modules: {m: {path: [x]}}",
+        "modules: {m: {pth: x}}",
+        "modules: {m: '${W_UNSET}'}",
+        "limits: {head: '${W_UNSET}'}",
+        "routes: [5]",
+        "routes: [{path: [x], websocket: {handler: echo}}]",
+        "routes: [{path: '${W_UNSET}', websocket: {handler: echo}}]",
+        "routes: [{path: a, websocket: {handler: echo}}]",
+        "routes: [{path: /a, websocket: {handler: pong}}]",
+        "routes: [{path: /a, websocket: {handler: [echo]}}]",
+        "routes: [{path: /a, http: {module: m}}]",
+        "routes: [{path: /a, http: {}}]",
+        "routes: [{path: /a}]",
+        "routes: [{path: /a, http: 5}]",
+    };
+    unsetenv("W_UNSET");
+    int bad = 0;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        enum err e = parse(cases[i]);
+        if (e == ERR_INVALID && strchr(said(), '\n') == said() + errors.len - 1)
+            continue;
+        print_error("%s\n%s", cases[i], said());
+        bad++;
+    }
+    assert_int_equal(bad, 0);
 }
 
 static void all_that_is_wrong_is_said_at_once(void **state)
@@ -538,6 +603,8 @@ int main(void)
         CONFIG_TEST(routes_are_read),
         CONFIG_TEST(bad_routes_modules_and_addresses_are_named),
         CONFIG_TEST(addresses_are_taken_apart),
+        CONFIG_TEST(any_loopback_is_for_the_admin),
+        CONFIG_TEST(one_mistake_is_one_line),
         CONFIG_TEST(all_that_is_wrong_is_said_at_once),
         CONFIG_TEST(the_page_names_every_setting),
     };

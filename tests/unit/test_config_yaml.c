@@ -43,8 +43,8 @@ static int done(void **state)
 static void nothing_at_all_is_the_defaults(void **state)
 {
     (void)state;
-    static const struct slice nothings[] = {SLICE(""), SLICE("\n\n"), SLICE("# a\n"), SLICE("{}"),
-                                            SLICE("\xef\xbb\xbf")};
+    static const struct slice nothings[] = {SLICE(""),   SLICE("\n\n"),         SLICE("# a\n"),
+                                            SLICE("{}"), SLICE("\xef\xbb\xbf"), SLICE_NONE};
     for (size_t i = 0; i < ARRAY_LEN(nothings); i++) {
         assert_err(parse(nothings[i]), ERR_NONE);
         assert_int_equal(config.n_listen, 1);
@@ -176,6 +176,82 @@ static void very_deep_nesting_is_refused(void **state)
         }
 }
 
+static void repeat(struct buf *b, const char *text, int times)
+{
+    for (int i = 0; i < times; i++)
+        assert_err(buf_append(b, slice_str(text)), ERR_NONE);
+}
+
+/* Brackets in quotes do not hide the depth, or make one. */
+static void depth_is_counted_without_quoted_brackets(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_err(buf_printf(&b, "x: "), ERR_NONE);
+    repeat(&b, "[']',", 100000);
+    double before = cpu_seconds();
+    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    assert_non_null(strstr(said(), "w.yaml:1: lists and maps are at most 64 deep"));
+    assert_true(cpu_seconds() - before < 1);
+    buf_clear(&b, UINT32_MAX);
+    assert_err(buf_printf(&b, "cache: '/"), ERR_NONE);
+    repeat(&b, "[{", 1000);
+    assert_err(buf_printf(&b, "'\n"), ERR_NONE);
+    assert_err(parse(buf_slice(&b)), ERR_NONE);
+    buf_done(&b);
+}
+
+/* libyaml looks through all anchors for each. */
+static void very_many_anchors_are_refused(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_err(buf_printf(&b, "x: ["), ERR_NONE);
+    for (int i = 0; i < 70000; i++)
+        assert_err(buf_printf(&b, "&a%d x,", i), ERR_NONE);
+    assert_err(buf_printf(&b, "]\n"), ERR_NONE);
+    double before = cpu_seconds();
+    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    buf_done(&b);
+    assert_true(cpu_seconds() - before < 1);
+}
+
+/* Each of 1,000 routes names one list of long origins: 600 MB, were they copied, or as much to look
+ * through for variables. */
+static void values_are_bounded_with_their_aliases(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *part;
+        int times;
+    } values[] = {{"${W_LONG}", 1}, {"${:-}", 12000}, {"${", 30000}, {"x", 60000}};
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    repeat(&b, "x", 60000);
+    assert_err(buf_append(&b, SLICE("\0")), ERR_NONE);
+    setenv("W_LONG", (char *)b.p, 1);
+    for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+        b.len = 0;
+        assert_err(buf_printf(&b, "cache: &v '/"), ERR_NONE);
+        repeat(&b, values[i].part, values[i].times);
+        assert_err(buf_printf(&b, "'\nroutes:\n  - {path: /, websocket: {handler: echo, origins: "
+                                  "&o [*v, *v, *v, *v, *v, *v, *v, *v, *v, *v]}}\n"),
+                   ERR_NONE);
+        for (int j = 0; j < 1000; j++)
+            assert_err(
+                buf_printf(&b, "  - {path: /%d, websocket: {handler: echo, origins: *o}}\n", j),
+                ERR_NONE);
+        double before = cpu_seconds();
+        assert_err(parse(buf_slice(&b)), ERR_INVALID);
+        assert_non_null(strstr(said(), "all values together 4 MiB"));
+        assert_true(cpu_seconds() - before < 1);
+    }
+    buf_done(&b);
+    unsetenv("W_LONG");
+}
+
 static void a_file_too_large_is_refused(void **state)
 {
     (void)state;
@@ -219,6 +295,49 @@ static void each_repetition_is_said_once(void **state)
         }
     }
     assert_int_equal(wrong, 0);
+}
+
+static void after_a_hundred_problems_it_ends(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_err(buf_printf(&b, "routes:\n"), ERR_NONE);
+    repeat(&b, "  - {}\n", 1000);
+    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    buf_done(&b);
+    assert_int_equal(lines_said(), 101);
+    assert_non_null(strstr(said(), ": these are 100 problems; the rest"));
+}
+
+/* One more is refused; n without a problem of their own are taken. */
+static void there_are_at_most_so_many_of_each(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *head, *form;
+        int most;
+        const char *want;
+    } rows[] = {
+        {"modules:\n", "  m%d: x\n", 256, "w.yaml:2: at most 256 modules"},
+        {"routes:\n", "  - {path: /%d, websocket: {handler: echo}}\n", 1024,
+         "w.yaml:2: 0 to 1024 routes"},
+        {"listen:\n", "  - {address: '1.2.3.4:%d'}\n", 15, "w.yaml:2: 1 to 15 listeners"},
+        {"routes:\n - path: /\n   websocket:\n    handler: echo\n    origins:\n", "     - o%d\n",
+         64, "w.yaml:6: 0 to 64 origins"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        for (int more = 0; more < 2; more++) {
+            struct buf b;
+            buf_init(&b, 1 << 20);
+            assert_err(buf_printf(&b, "%s", rows[i].head), ERR_NONE);
+            for (int j = 0; j < rows[i].most + more; j++)
+                assert_err(buf_printf(&b, rows[i].form, j), ERR_NONE);
+            enum err e = parse(buf_slice(&b));
+            buf_done(&b);
+            assert_err(e, more ? ERR_INVALID : ERR_NONE);
+            assert_true(!more || strstr(said(), rows[i].want) == said());
+        }
 }
 
 static void the_order_of_keys_does_not_matter(void **state)
@@ -328,11 +447,15 @@ static void hostile_text_stays_on_its_line(void **state)
     static const struct slice rows[] = {SLICE("\"a\\nw.yaml:9: all is well\": 1\n"),
                                         SLICE("\"a\\e[2J\": 1\n"),
                                         SLICE("routes: [{path: /a, http: {module: \"x\\ny\"}}]\n"),
-                                        SLICE("listen: [{address: \"x\\ny\"}]\n")};
+                                        SLICE("listen: [{address: \"x\\ny\"}]\n"),
+                                        SLICE("\"a\\x9b2J\": 1\n"),
+                                        SLICE("\"a\\x7f\": 1\n"),
+                                        SLICE("admin: {address: '${W_BYTES}'}\n")};
+    setenv("W_BYTES", "\x9b\xff", 1);
     int wrong = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         assert_err(parse(rows[i]), ERR_INVALID);
-        bool clean = !strchr(said(), '\x1b');
+        bool clean = strpbrk(said(), "\x1b\x7f\x9b\xff") == NULL;
         for (const char *p = said(); *p; p = strchr(p, '\n') + 1)
             clean &= strncmp(p, "w.yaml:1: ", 10) == 0;
         if (!clean) {
@@ -341,6 +464,16 @@ static void hostile_text_stays_on_its_line(void **state)
         }
     }
     assert_int_equal(wrong, 0);
+}
+
+static void text_is_said_as_it_is(void **state)
+{
+    (void)state;
+    assert_err(parse(SLICE("gr\xc3\xb6\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80: 1\n")),
+               ERR_INVALID);
+    assert_non_null(strstr(said(), "gr\xc3\xb6\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80;"));
+    assert_err(parse(SLICE("\"a\\nb\": 1\n")), ERR_INVALID);
+    assert_non_null(strstr(said(), "unknown key: a\\x0ab;"));
 }
 
 #define YAML_TEST(f) cmocka_unit_test_setup_teardown(f, make, done)
@@ -355,8 +488,13 @@ int main(void)
         YAML_TEST(an_alias_may_stand_for_a_value),
         YAML_TEST(a_value_within_itself_is_refused),
         YAML_TEST(very_deep_nesting_is_refused),
+        YAML_TEST(depth_is_counted_without_quoted_brackets),
+        YAML_TEST(very_many_anchors_are_refused),
+        YAML_TEST(values_are_bounded_with_their_aliases),
         YAML_TEST(a_file_too_large_is_refused),
         YAML_TEST(each_repetition_is_said_once),
+        YAML_TEST(after_a_hundred_problems_it_ends),
+        YAML_TEST(there_are_at_most_so_many_of_each),
         YAML_TEST(the_order_of_keys_does_not_matter),
         YAML_TEST(a_long_default_of_a_variable_is_kept_whole),
         YAML_TEST(a_value_too_long_is_said),
@@ -367,6 +505,7 @@ int main(void)
         YAML_TEST(a_second_document_is_not_ignored),
         YAML_TEST(a_route_may_name_its_module_by_a_variable),
         YAML_TEST(hostile_text_stays_on_its_line),
+        YAML_TEST(text_is_said_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
