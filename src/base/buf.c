@@ -59,7 +59,8 @@ enum err buf_append(struct buf *b, struct slice s)
     enum err e = buf_reserve(b, s.n);
     if (e)
         return e;
-    slice_copy(b->p + b->len, s);
+    if (s.n)
+        memcpy(b->p + b->len, s.p, s.n);
     b->len += (uint32_t)s.n;
     return ERR_NONE;
 }
