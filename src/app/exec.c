@@ -62,6 +62,36 @@ static bool value_of(const json_t *v, uint8_t kind, uint64_t *bits)
     return true;
 }
 
+/* A double with few decimals, without printf: where d * 10^k is a whole number m < 2^53 and m /
+ * 10^k is d again, "m with its point k from the right" reads back as d, as reading divides the same
+ * two exact numbers (Clinger, "How to read floating point numbers accurately", 1990). The smallest
+ * such k gives the shortest text. 0: not such a number. */
+static int decimal_print(char out[32], double d)
+{
+    static const double powers[] = {1, 10, 100, 1000, 10000};
+    double whole = fabs(d), m = 0;
+    size_t k = 0;
+    for (; k < ARRAY_LEN(powers); k++) {
+        m = nearbyint(whole * powers[k]);
+        if (m / powers[k] == whole)
+            break;
+    }
+    if (k == ARRAY_LEN(powers) || m == 0 || m >= 1e15)
+        return 0;
+    char digits[24];
+    int n = 0, to = 0;
+    for (uint64_t rest = (uint64_t)m; rest || n <= (int)k; rest /= 10)
+        digits[n++] = (char)('0' + rest % 10);
+    if (d < 0)
+        out[to++] = '-';
+    while (n > 0) {
+        out[to++] = digits[--n];
+        if (n == (int)k && n)
+            out[to++] = '.';
+    }
+    return to;
+}
+
 /* The shortest text that reads back the same. */
 static int real_print(char out[32], double d, bool single)
 {
@@ -69,11 +99,14 @@ static int real_print(char out[32], double d, bool single)
         return snprintf(out, 32, "\"NaN\"");
     if (isinf(d))
         return snprintf(out, 32, d < 0 ? "\"-Infinity\"" : "\"Infinity\"");
+    int n = single ? 0 : decimal_print(out, d);
+    if (n)
+        return n;
     /* %g leaves out zeros at the end, so what 15 digits hold exactly needs no fewer; but a
      * subnormal number has fewer than that. */
     bool subnormal = fabs(d) < (single ? (double)FLT_MIN : DBL_MIN);
     for (int digits = subnormal ? 1 : single ? FLT_DIG : DBL_DIG;; digits++) {
-        int n = snprintf(out, 32, "%.*g", digits, d);
+        n = snprintf(out, 32, "%.*g", digits, d);
         if (digits >= (single ? 9 : 17) ||
             (single ? strtof(out, NULL) == (float)d : strtod(out, NULL) == d))
             return n;
