@@ -11,7 +11,7 @@
 #include "guest/guest.h"
 #include "sys/sys.h"
 
-enum { MODULE_MAX = 64 << 20, CPUINFO_MAX = 1 << 20 };
+enum { MODULE_MAX = 64 << 20, COMPILE_MAX_MS = 60000 };
 
 static enum err refuse(struct buf *why, const char *path, const char *what)
 {
@@ -65,7 +65,7 @@ static enum err compile(const struct config_module *m, const char *out, struct b
     snprintf(weirc, sizeof(weirc), "%s/weirc", dirname(self));
     const char *argv[] = {"weirc", m->path, "-o", out, "--engine", m->engine, NULL};
     int errors[2];
-    struct sys_exit end;
+    struct sys_exit end = {.code = -1};
     if (sys_pipe(errors) < 0)
         return refuse(why, weirc, strerror(errno));
     pid_t pid = sys_spawn(weirc, argv, errors[1], -1);
@@ -74,7 +74,10 @@ static enum err compile(const struct config_module *m, const char *out, struct b
         sys_close(errors[0]);
         return refuse(why, weirc, "it must stand beside weir: run make build, or give a .cwasm");
     }
-    sys_wait(pid, true, &end);
+    if (!sys_wait_for(pid, COMPILE_MAX_MS, &end)) {
+        sys_close(errors[0]);
+        return refuse(why, m->path, "weirc took too long");
+    }
     char text[1024];
     ssize_t n = sys_read(errors[0], text, sizeof(text));
     sys_close(errors[0]);
@@ -114,17 +117,17 @@ static enum err cached(const struct config *c, const struct config_module *m, bo
 enum err artifact_open(const struct config *config, const struct config_module *m, bool anew,
                        int *fd, struct buf *why)
 {
-    char path[PATH_MAX], open_to[PATH_MAX + 80];
+    char path[PATH_MAX], trusted[SYS_PATH_MAX], open_to[PATH_MAX + 80];
     struct slice code;
     snprintf(path, sizeof(path), "%s", m->path);
     enum err e = artifact_compiles(m) ? cached(config, m, anew, path, why) : ERR_NONE;
     if (e)
         return e;
-    if (!sys_path_trusted(path, open_to, sizeof(open_to))) {
+    if (!sys_path_trusted(path, trusted, open_to, sizeof(open_to))) {
         e = buf_append(why, slice_str(open_to));
         return e ? e : ERR_MODULE_REFUSED;
     }
-    e = sys_file_read(path, MODULE_MAX, &code);
+    e = sys_file_read(trusted, MODULE_MAX, &code);
     if (e)
         return refuse(why, path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
     int made = sys_memfd_sealed(m->name, code);

@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 
 enum { LIMIT = -1, GONE = -2, INVALID = -3, ABSENT = -4 }; /* what guests are told */
-enum { MESSAGE_MAX = 16 << 20, KEEP_WARM = 1024, HEADER_NAME_MAX = 256 };
+enum { LOG_TEXT_MAX = 4096, MESSAGE_MAX = 16 << 20, KEEP_WARM = 1024, HEADER_NAME_MAX = 256 };
 
 static struct event *event_of(struct guest_call *call)
 {
@@ -42,6 +42,8 @@ static int32_t op_ws_send(struct guest_call *call, uint64_t id, uint32_t kind, s
     struct conn *c = reach(ev, id);
     if (!c)
         return GONE;
+    if (data.n > ev->gw->config.limits.send_queue)
+        return LIMIT; /* before it is looked at: a host call can't be interrupted */
     if (kind == WS_TEXT && !utf8_valid(data))
         return INVALID;
     size_t n = ws_frame_header(header, (enum ws_opcode)kind, true, data.n);
@@ -185,6 +187,8 @@ static int32_t op_resp_header(struct guest_call *call, struct slice name, struct
 {
     struct event *ev = event_of(call);
     bool handshake = ev->kind == GUEST_on_ws_handshake;
+    if (name.n + value.n > ev->fx.head.max)
+        return LIMIT;
     if ((!handshake && ev->kind != GUEST_on_http) || !field_allowed(name, value))
         return INVALID;
     if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
@@ -220,7 +224,7 @@ static int32_t op_log(struct guest_call *call, uint32_t level, struct slice text
     if (log_begin(events[level])) {
         log_text("module", slice_str(call->module->name));
         log_id("conn_id", conn_id(ev->conn));
-        log_text("text", text);
+        log_text("text", utf8_cut(text, LOG_TEXT_MAX));
         log_end();
     }
     return 0;
@@ -320,6 +324,8 @@ static void finish_ws(struct event *ev, enum err e)
     struct ws_server *s = &ev->gw->ws;
     uint32_t code = (uint32_t)ev->call.frame.values[0].bits;
     if (e) {
+        if (ev->kind == GUEST_on_ws_open && !ev->call.ran)
+            c->flags &= (uint8_t)~WS_OPENED; /* it was not told of, so neither is its end */
         if (ev->kind != GUEST_on_ws_close)
             ws_conn_fail(s, c, e, CLOSE_GUEST_FAILED);
         return;
@@ -345,8 +351,6 @@ static void event_free(struct event *ev)
     struct conn *c = ev->conn;
     if (ev->kind == GUEST_on_ws_open)
         http_exchange_free(ev->ex);
-    if (ev->kind == GUEST_on_ws_close)
-        attachment_free(c);
     effects_clear(&ev->fx);
     buf_clear(&ev->copy, KEEP_WARM);
     ev->active = false;
@@ -372,6 +376,8 @@ static void done(struct guest_call *call, enum err e)
         finish_handshake(ev, e);
     else
         finish_ws(ev, e);
+    if (ev->kind == GUEST_on_ws_close)
+        attachment_free(c);
     event_free(ev);
 }
 
@@ -445,6 +451,14 @@ enum err event_start(struct event *ev)
     if (ev->active && keep(ev))
         conn_close(&gw->net, c, CLOSE_NO_MEMORY);
     return ERR_NONE;
+}
+
+enum err event_queue(struct event *ev)
+{
+    enum err e = guest_call_queue(&ev->gw->guests, &ev->call);
+    if (e)
+        event_free(ev);
+    return e;
 }
 
 void event_start_http(struct event *ev)

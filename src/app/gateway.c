@@ -6,7 +6,9 @@
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
 enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
-enum { TURN_EVENTS = 32 };       /* guests' events of a connection in its turn */
+enum { PAGE_MAX = 1 << 20 };
+enum { REFUSED_READS = 16 }; /* of what one that is refused has sent */
+enum { TURN_EVENTS = 32 };   /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
 
 /* ---- routes ---- */
@@ -67,17 +69,19 @@ static void public_request(void *owner, struct conn *c, struct http_exchange *ex
     }
 }
 
-bool gateway_admit(const struct gateway *gw)
+enum conn_ready gateway_ready(const struct gateway *gw, const struct guest_module *m)
 {
-    return guests_admit(&gw->guests) && !net_deferred(&gw->net) && gw->net.fed < TURN_EVENTS;
+    if (!guests_admit(&gw->guests))
+        return CONN_NO_TIME;
+    bool room = gw->net.fed < TURN_EVENTS && !(m && guests_full(&gw->guests, m));
+    return room ? CONN_TURN : CONN_NO_ROOM;
 }
 
-static bool public_ready(void *owner, struct conn *c)
+static enum conn_ready public_ready(void *owner, struct conn *c)
 {
     (void)c;
     struct gateway *gw = owner;
-    /* When even the queue is full a request is let in, to be told so with a 503. */
-    return gateway_admit(gw) || guests_full(&gw->guests);
+    return gateway_ready(gw, NULL);
 }
 
 static void admin_on_request(void *owner, struct conn *c, struct http_exchange *ex)
@@ -85,10 +89,10 @@ static void admin_on_request(void *owner, struct conn *c, struct http_exchange *
     admin_request(owner, c, ex);
 }
 
-static bool admin_ready(void *owner, struct conn *c)
+static enum conn_ready admin_ready(void *owner, struct conn *c)
 {
     (void)owner, (void)c;
-    return true;
+    return CONN_ALWAYS;
 }
 
 /* ---- listeners ---- */
@@ -125,8 +129,8 @@ static void refuse_full(int fd)
     metrics.errors_total[ERR_CONNECTIONS]++;
     /* What the peer has said already is taken first, or the close would be a reset that destroys
      * the answer on its way. */
-    uint8_t drop[1024];
-    while (sys_recv(fd, drop, sizeof(drop)) == (ssize_t)sizeof(drop))
+    uint8_t drop[4096];
+    for (int i = 0; i < REFUSED_READS && sys_recv(fd, drop, sizeof(drop)) > 0; i++)
         ;
     if (sys_send(fd, full) < 0)
         metrics.sends_skipped_total++;
@@ -219,6 +223,13 @@ static bool phase_guests(void *arg)
     return guests_run(&gw->guests);
 }
 
+/* After reaping, which may have queued a guest's last event of a connection. */
+static bool phase_pending(void *arg)
+{
+    const struct gateway *gw = arg;
+    return !list_empty(&gw->guests.turns);
+}
+
 /* Each step of a drain: whether all have gone, or the time is over. */
 static void drain_step(void *arg, struct timer *t)
 {
@@ -235,6 +246,15 @@ static void drain_step(void *arg, struct timer *t)
         wheel_set(&gw->loop.wheel, t, DRAIN_STEP_MS);
 }
 
+/* The most that a response has: of any module, or of a page of our own. */
+static uint64_t output_max(const struct config *c)
+{
+    uint64_t most = PAGE_MAX;
+    for (uint32_t i = 0; i < c->n_modules; i++)
+        most = MAX(most, c->modules[i].limits.output);
+    return most;
+}
+
 static void server_init(struct gateway *gw, struct http_server *s, uint8_t protocol)
 {
     const struct config_limits *l = &gw->config.limits;
@@ -242,6 +262,7 @@ static void server_init(struct gateway *gw, struct http_server *s, uint8_t proto
     s->limits = (struct http_server_limits){
         .parse = {(uint32_t)l->head, (uint32_t)l->target},
         .body = (uint32_t)l->body,
+        .queue_max = (uint32_t)(l->send_queue + output_max(&gw->config)),
         .head_timeout_ms = l->head_timeout,
         .body_timeout_ms = l->body_timeout,
         .idle_timeout_ms = l->idle_timeout,
@@ -265,7 +286,7 @@ enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
     struct net_limits limits = {(uint32_t)l->connections + ADMIN_CONNECTIONS,
-                                (uint32_t)l->send_queue, (uint32_t)l->close_timeout};
+                                (uint32_t)l->close_timeout};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)
@@ -276,6 +297,7 @@ enum err gateway_init(struct gateway *gw)
         return e;
     loop_phase(&gw->loop, phase_guests, gw);
     net_phase_reap(&gw->net);
+    loop_phase(&gw->loop, phase_pending, gw);
     loop_on(&gw->loop, LOOP_LISTENER, listener_ready, listener_timer, gw);
     loop_on(&gw->loop, LOOP_DRAIN, NULL, drain_step, gw);
     gw->http.request = public_request;
@@ -293,6 +315,14 @@ enum err gateway_init(struct gateway *gw)
     memset(gw->modules, 0, (gw->config.n_modules + 1) * sizeof(*gw->modules));
     gw->reserve = sys_reserve_open();
     return ERR_NONE;
+}
+
+static void end_idle(struct gateway *gw, struct conn *c)
+{
+    if (c->queue)
+        conn_shutdown(&gw->net, c, CLOSE_SHUTDOWN); /* it still takes its last response */
+    else
+        conn_close(&gw->net, c, CLOSE_SHUTDOWN);
 }
 
 void gateway_drain(struct gateway *gw)
@@ -322,7 +352,7 @@ void gateway_drain(struct gateway *gw)
             ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING),
                           slice_str(err_text(ERR_DRAINING)), CLOSE_SHUTDOWN);
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
-            conn_close(&gw->net, c, CLOSE_SHUTDOWN);
+            end_idle(gw, c);
     }
     gw->drain_timer.kind = LOOP_DRAIN;
     wheel_set(&gw->loop.wheel, &gw->drain_timer, 1);

@@ -58,9 +58,9 @@ struct event {
 };
 
 /* gateway.c */
-/* Whether a guest's event may start now: guests have time left in this iteration, nobody has waited
- * longer, and the connection has not had its turn. */
-bool gateway_admit(const struct gateway *gw);
+/* Whether a guest's event may start now: guests have time left in this iteration, the connection
+ * has not had its turn, and the module (NULL: not known yet) has room. */
+enum conn_ready gateway_ready(const struct gateway *gw, const struct guest_module *m);
 /* config is set; modules and listeners are added afterwards. */
 enum err gateway_init(struct gateway *gw) MUST_USE;
 /* Whether a module exports what its routes need; why: what is missing. */
@@ -88,6 +88,8 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
 void event_start_http(struct event *ev);
 /* ERR_GUEST_BUSY and others: the event is gone. */
 enum err event_start(struct event *ev) MUST_USE;
+/* The same, but it waits for a turn of its module in any case, as it is not input that could. */
+enum err event_queue(struct event *ev) MUST_USE;
 void attachment_free(struct conn *c);
 
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);

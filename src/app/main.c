@@ -8,6 +8,7 @@
 #include "app/supervisor.h"
 #include "app/worker.h"
 #include "guest/guest.h"
+#include "sys/sys.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -73,6 +74,7 @@ int main(int argc, char **argv)
 {
     /* One arena: there is one thread. Freed memory at the top is kept up to a megabyte, as trimming
      * for every instance of an interpreted guest costs more than the call. */
+    sys_signals_init();
     mallopt(M_ARENA_MAX, 1);
     mallopt(M_TRIM_THRESHOLD, 1 << 20);
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))

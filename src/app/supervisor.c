@@ -13,6 +13,7 @@
 enum { CONFIG_MAX = 1 << 20, LOG_CARRY = 16 << 10 };
 /* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_FORGET_MS = 10000 };
+enum { START_MAX_MS = 30000 };                    /* for a worker to be ready */
 enum { KILL_AFTER_MS = 2000, LOG_RETRY_MS = 20 }; /* after the drain time; when stderr is full */
 
 struct supervisor {
@@ -194,15 +195,17 @@ static void worker_start(struct supervisor *s)
     char self[4096];
     sys_self_path(self, sizeof(self));
     s->started_ms = s->loop.now_ms;
+    wheel_set(&s->loop.wheel, &s->restart, BACKOFF_MAX_MS); /* unless one is started */
     if (sys_control_pair(pair) < 0)
         return;
     pid_t pid = sys_spawn(self, argv, s->log[1], pair[1]);
     sys_close(pair[1]);
     if (pid < 0) {
         sys_close(pair[0]);
-        wheel_set(&s->loop.wheel, &s->restart, BACKOFF_MAX_MS);
         return;
     }
+    wheel_cancel(&s->loop.wheel, &s->restart);
+    wheel_set(&s->loop.wheel, &s->kill, START_MAX_MS);
     s->worker = pid;
     s->control = pair[0];
     sys_poller_add(s->loop.poller, s->control, SYS_IN, loop_data(LOOP_CONTROL, 0, 0));
@@ -230,11 +233,14 @@ static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
             log_text("detail", text);
             log_end();
         }
-        sys_close(s->modules[i].fd);
-        s->modules[i].fd = -1;
+        int fd;
         s->modules[i].anew = true;
-        again = artifact_open(&s->config, m, true, &s->modules[i].fd, &why) == ERR_NONE;
+        again = artifact_open(&s->config, m, true, &fd, &why) == ERR_NONE;
         text = buf_slice(&why);
+        if (again) {
+            sys_close(s->modules[i].fd);
+            s->modules[i].fd = fd;
+        }
     }
     if (again) {
         module_send(s, i);
@@ -266,8 +272,11 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         module_send(s, m.number + 1);
     else if (m.kind == CONTROL_REFUSED && m.number < s->config.n_modules)
         module_refused(s, m.number, slice_str(m.text));
-    else if (m.kind == CONTROL_READY)
+    else if (m.kind == CONTROL_READY) {
         s->served = true;
+        if (!s->stopping)
+            wheel_cancel(&s->loop.wheel, &s->kill);
+    }
 }
 
 static void stop(struct supervisor *s, int status)
@@ -280,6 +289,7 @@ static void worker_ended(struct supervisor *s, const struct sys_exit *end)
 {
     control_end(s);
     log_carry(s);
+    wheel_cancel(&s->loop.wheel, &s->kill);
     s->worker = 0;
     bool expected = s->stopping && !end->code && !end->signal;
     if (!expected && log_begin(LOG_worker_exit)) {
@@ -325,7 +335,7 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
     enum sys_signal sig = sys_signal_next(s->signals);
     if (sig == SYS_SIGNAL_STOP)
         stop_asked(s);
-    else if (sig == SYS_SIGNAL_CHILD && s->worker && sys_wait(s->worker, false, &end))
+    else if (sig == SYS_SIGNAL_CHILD && s->worker && sys_wait(s->worker, &end))
         worker_ended(s, &end);
 }
 
@@ -335,7 +345,7 @@ static void on_restart(void *arg, struct timer *t)
     if (t == &s->restart)
         worker_start(s);
     else if (s->worker)
-        sys_kill(s->worker, true); /* it did not drain in time */
+        sys_kill(s->worker, true); /* it did not drain, or get ready, in time */
 }
 
 /* ---- start ---- */

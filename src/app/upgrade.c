@@ -14,10 +14,11 @@ static const struct weir_entry *entry_of(const struct guest_module *m, enum gues
     return m ? m->exports[x] : NULL;
 }
 
-static bool ready(void *owner, struct conn *c)
+static enum conn_ready ready(void *owner, struct conn *c)
 {
     struct gateway *gw = owner;
-    return !upgrade_module(gw, c) || gateway_admit(gw);
+    const struct guest_module *m = upgrade_module(gw, c);
+    return m ? gateway_ready(gw, m) : CONN_ALWAYS;
 }
 
 static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)
@@ -34,7 +35,7 @@ static void message(void *owner, struct conn *c, enum ws_opcode kind, struct sli
         return;
     /* What has gathered may well fit the socket: only what does not shall count against the guest.
      */
-    if (c->gathered > gw->net.limits.send_queue / 4)
+    if (c->gathered > gw->ws.queue_max / 4)
         net_flush(&gw->net);
     struct event *ev = event_new(gw, c, GUEST_on_ws_message, m, entry);
     if (!ev) {
@@ -60,7 +61,7 @@ static bool closed(void *owner, struct conn *c)
         attachment_free(c);
         return true;
     }
-    if (c->holds || !guests_admit(&gw->guests))
+    if (c->holds || guests_queue_full(&gw->guests))
         return false;
     struct event *ev = event_new(gw, c, GUEST_on_ws_close, m, entry);
     if (!ev)
@@ -68,10 +69,7 @@ static bool closed(void *owner, struct conn *c)
     guest_arg(&ev->call, WASMTIME_I64, conn_id(c));
     guest_arg(&ev->call, WASMTIME_I32, c->close_code ? c->close_code : 1006);
     guest_arg(&ev->call, WASMTIME_I32, !!(c->flags & WS_CLEAN));
-    enum err e = event_start(ev);
-    if (e && e != ERR_GUEST_BUSY)
-        metrics.errors_total[e]++; /* the module can't be instantiated: nobody to tell */
-    return e != ERR_GUEST_BUSY;
+    return event_queue(ev) == ERR_NONE;
 }
 
 static void open_event(struct gateway *gw, struct conn *c, struct guest_module *m,
@@ -134,6 +132,8 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
         open_event(gw, c, upgrade_module(gw, c), kept);
     else
         http_exchange_free(kept);
+    if (gw->draining) /* it began before that */
+        ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING), SLICE_NONE, CLOSE_SHUTDOWN);
 }
 
 /* What is wrong with the client's handshake. */
@@ -158,7 +158,9 @@ void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     enum err e = handshake_check(ex, &gw->config.routes[route]);
     c->route = route;
     struct guest_module *m = upgrade_module(gw, c);
-    if (!e && m && guests_full(&gw->guests))
+    if (!e && gw->draining)
+        e = ERR_DRAINING;
+    if (!e && m && guests_full(&gw->guests, m))
         e = ERR_GUEST_BUSY; /* before the 101: a client can try again later */
     if (e) {
         struct slice fields = e == ERR_WS_VERSION ? SLICE("Sec-WebSocket-Version: 13\r\n")
@@ -185,6 +187,7 @@ void upgrade_init(struct gateway *gw)
 {
     gw->ws.owner = gw;
     gw->ws.message_max = (uint32_t)gw->config.limits.message;
+    gw->ws.queue_max = (uint32_t)gw->config.limits.send_queue;
     gw->ws.close_timeout_ms = gw->config.limits.close_timeout;
     gw->ws.ready = ready;
     gw->ws.message = message;

@@ -53,3 +53,11 @@ bool utf8_valid(struct slice s)
     struct utf8 u = {0};
     return utf8_feed(&u, s.p, s.n) && utf8_complete(&u);
 }
+
+struct slice utf8_cut(struct slice s, size_t max)
+{
+    size_t n = MIN(s.n, max);
+    for (int i = 0; i < 3 && n && n < s.n && (s.p[n] & 0xc0) == 0x80; i++)
+        n--;
+    return slice_of(s.p, n);
+}

@@ -16,5 +16,7 @@ static inline bool utf8_complete(const struct utf8 *u)
     return u->need == 0;
 }
 bool utf8_valid(struct slice s);
+/* At most max bytes of it, not ending within a character. */
+struct slice utf8_cut(struct slice s, size_t max);
 
 #endif

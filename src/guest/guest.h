@@ -109,6 +109,7 @@ struct guest_call {
     struct weir_call_frame frame;
     uint64_t started_ns;
     uint32_t used_ticks;
+    bool ran;                                          /* it had an instance */
     enum err over;                                     /* why the epoch callback ended it */
     void (*done)(struct guest_call *call, enum err e); /* once; may free the call */
 };
@@ -130,11 +131,15 @@ const struct guest_function *guest_function_find(const struct guest_module *m, s
 
 /* Whether a new event may be started in this iteration. */
 bool guests_admit(const struct guests *g);
-/* Whether guest_call_start would say ERR_GUEST_BUSY. */
-bool guests_full(const struct guests *g);
+/* Whether guest_call_start would say ERR_GUEST_BUSY for a module's call. */
+bool guests_full(const struct guests *g, const struct guest_module *m);
+/* Whether guest_call_queue would. */
+bool guests_queue_full(const struct guests *g);
 /* Runs a call whose module, entry, frame's arguments and done are set. done() may be called before
  * this returns. ERR_GUEST_BUSY, and no done(), where too many wait. */
 enum err guest_call_start(struct guests *g, struct guest_call *c) MUST_USE;
+/* The same, but it waits for its module's turn even where it could start now. */
+enum err guest_call_queue(struct guests *g, struct guest_call *c) MUST_USE;
 /* The loop's phase: slices of suspended and waiting calls in turn. true: more is ready. */
 bool guests_run(struct guests *g);
 

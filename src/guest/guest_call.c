@@ -10,8 +10,10 @@ enum { LONG_STEP_NS = 500000 };
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
 static wasm_engine_t *tick_engines[2];
+/* The handler that ends the ticks runs between any two instructions: volatile keeps ticker_arm's
+ * store before its load, so that a guest never starts without ticks. */
 static volatile uint32_t ticks, ticks_idle;
-static bool ticking;
+static volatile bool ticking;
 
 static void tick(void)
 {
@@ -79,6 +81,7 @@ static bool start(struct guests *g, struct guest_call *c)
     c->call = weir_call_new(c->entry, context, &c->frame);
     metrics.guests_running = ++g->running;
     m->running++;
+    c->ran = true;
     metrics.guest_events_total++;
     return true;
 }
@@ -152,14 +155,14 @@ static bool spent(const struct guests *g)
     return ran && (g->shut_ns > *g->now_ns || g->clock_ns - *g->now_ns >= g->limits.budget_ns);
 }
 
-bool guests_full(const struct guests *g)
-{
-    return g->running >= g->limits.slots && g->waiting >= g->limits.queue;
-}
-
 bool guests_admit(const struct guests *g)
 {
-    return !g->owed && !spent(g) && !guests_full(g);
+    return !g->owed && !spent(g);
+}
+
+bool guests_queue_full(const struct guests *g)
+{
+    return g->waiting >= g->limits.queue;
 }
 
 static bool slot_free(const struct guests *g, const struct guest_module *m)
@@ -195,25 +198,45 @@ static void step(struct guests *g, struct guest_call *c)
         g->shut_ns = g->clock_ns;
 }
 
-enum err guest_call_start(struct guests *g, struct guest_call *c)
+static bool can_start(const struct guests *g, const struct guest_module *m)
 {
-    struct guest_module *m = c->module;
+    return slot_free(g, m) && list_empty(&m->waiting);
+}
+
+bool guests_full(const struct guests *g, const struct guest_module *m)
+{
+    return guests_queue_full(g) && !can_start(g, m);
+}
+
+static void reset(struct guests *g, struct guest_call *c)
+{
     c->used_ticks = 0;
     c->over = ERR_NONE;
+    c->ran = false;
     c->started_ns = *g->now_ns;
     list_init(&c->node);
-    if (slot_free(g, m) && list_empty(&m->waiting)) {
-        if (!start(g, c))
-            return ERR_GUEST_START;
-        step(g, c);
-        return ERR_NONE;
-    }
-    if (g->waiting >= g->limits.queue) {
+}
+
+enum err guest_call_queue(struct guests *g, struct guest_call *c)
+{
+    if (guests_queue_full(g)) {
         metrics.guest_busy_total++;
         return ERR_GUEST_BUSY;
     }
+    reset(g, c);
     metrics.guests_waiting = ++g->waiting;
-    enqueue(g, c, &m->waiting);
+    enqueue(g, c, &c->module->waiting);
+    return ERR_NONE;
+}
+
+enum err guest_call_start(struct guests *g, struct guest_call *c)
+{
+    if (!can_start(g, c->module))
+        return guest_call_queue(g, c);
+    reset(g, c);
+    if (!start(g, c))
+        return ERR_GUEST_START;
+    step(g, c);
     return ERR_NONE;
 }
 
@@ -224,6 +247,7 @@ static void take_waiting(struct guests *g, struct guest_module *m)
     metrics.guests_waiting = --g->waiting;
     if (*g->now_ns - c->started_ns > m->timeout_ms * UINT64_C(1000000)) {
         metrics.guest_deadlines_total++;
+        g->ops.failed(c, ERR_GUEST_TIMEOUT, slice_str("it waited too long for its turn"));
         c->done(c, ERR_GUEST_TIMEOUT);
     } else if (start(g, c)) {
         step(g, c);

@@ -235,10 +235,14 @@ static size_t body_begin(struct http_server *s, struct conn *c, size_t head_len,
 static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 {
     struct http_server *s = owner;
+    if (s->ready(s->owner, c) < CONN_TURN) {
+        conn_defer(s->net, c);
+        return 0;
+    }
     if (c->detail)
         return body_input(s, c, p, n);
-    if (!s->ready(s->owner, c)) {
-        conn_defer(s->net, c);
+    if (c->queue) {
+        conn_pause_full(c); /* one response at a time: its size is what bounds the queue */
         return 0;
     }
     struct http_exchange *ex = &s->passing;
@@ -270,7 +274,9 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 static void timeout(void *owner, struct conn *c)
 {
     struct http_server *s = owner;
-    if (c->scanned || c->detail)
+    if (conn_progressed(c))
+        conn_timer(s->net, c, s->limits.idle_timeout_ms); /* it still takes the response */
+    else if ((c->scanned || c->detail) && !c->queue)
         refuse(s, c, ERR_HTTP_TIMEOUT, 0);
     else
         conn_close(s->net, c, CLOSE_IDLE);
@@ -286,16 +292,17 @@ static bool closed(void *owner, struct conn *c)
     return true;
 }
 
-static bool ready(void *owner, struct conn *c)
+static enum conn_ready ready(void *owner, struct conn *c)
 {
     struct http_server *s = owner;
-    return c->detail || s->ready(s->owner, c);
+    return s->ready(s->owner, c);
 }
 
 void http_server_init(struct http_server *s, struct net *net, uint8_t protocol)
 {
     s->net = net;
-    net->protocols[protocol] = (struct conn_protocol){s, ready, input, timeout, closed};
+    net->protocols[protocol] = (struct conn_protocol){
+        s, s->limits.queue_max, ready, input, timeout, closed};
 }
 
 void http_server_open(struct http_server *s, struct conn *c)

@@ -18,7 +18,8 @@
 
 struct http_server_limits {
     struct http_limits parse;
-    uint32_t body;                                              /* bytes */
+    uint32_t body;      /* bytes */
+    uint32_t queue_max; /* bytes of a response that may wait for the peer */
     uint64_t head_timeout_ms, body_timeout_ms, idle_timeout_ms; /* 1 or more */
 };
 
@@ -37,8 +38,8 @@ struct http_server {
     struct net *net;
     struct http_server_limits limits;
     void *owner;
-    bool draining;                              /* each response is its connection's last */
-    bool (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
+    bool draining; /* each response is its connection's last */
+    enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     void (*request)(void *owner, struct conn *c, struct http_exchange *ex);
     struct http_exchange passing; /* the one that lives only during request() */
     uint64_t date_until_ms;

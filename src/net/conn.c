@@ -56,6 +56,29 @@ static struct conn *list_take(struct net *net, struct conn_list *l)
     return c;
 }
 
+static void list_push(struct net *net, struct conn_list *l, struct conn *c)
+{
+    (void)net;
+    c->listed = true;
+    c->next = l->head;
+    if (l->head == NO_CONN)
+        l->tail = c->slot.index;
+    l->head = c->slot.index;
+}
+
+/* Appends what is in `more`. */
+static void list_join(struct net *net, struct conn_list *l, const struct conn_list *more)
+{
+    if (more->head == NO_CONN)
+        return;
+    if (l->head == NO_CONN) {
+        *l = *more;
+        return;
+    }
+    ((struct conn *)pool_at(&net->conns, l->tail))->next = more->head;
+    l->tail = more->tail;
+}
+
 /* Takes the whole list, so that what is put back waits for the next iteration. */
 static struct conn_list list_all(struct conn_list *l)
 {
@@ -130,10 +153,12 @@ void conn_release(struct net *net, struct conn *c)
 /* All is sent: the peer's own end is what remains. */
 static void linger(struct net *net, struct conn *c)
 {
-    if (c->peer_ended)
+    if (c->peer_ended) {
         conn_close(net, c, CLOSE_PEER);
-    else
-        sys_shutdown_write(c->fd);
+        return;
+    }
+    sys_shutdown_write(c->fd);
+    wheel_set(&net->loop->wheel, &c->timer, net->limits.linger_ms);
 }
 
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
@@ -178,7 +203,8 @@ static void peer_end(struct net *net, struct conn *c)
 
 static void enqueue(struct net *net, struct conn *c, struct slice s)
 {
-    enum err e = buf_keep(&c->queue, net->limits.send_queue + NET_LAST_WORDS, s);
+    uint32_t most = net->protocols[c->protocol].queue_max + NET_LAST_WORDS;
+    enum err e = buf_keep(&c->queue, most, s);
     if (e) {
         conn_close(net, c, e == ERR_LIMIT ? CLOSE_SEND_QUEUE : CLOSE_NO_MEMORY);
         return;
@@ -271,9 +297,14 @@ static void flush_queue(struct net *net, struct conn *c)
     metrics.sent_bytes_total += (uint64_t)r;
     metrics.queued_bytes -= (uint64_t)r;
     buf_consume(c->queue, (size_t)r);
+    c->progressed |= r > 0;
     if (c->queue->len)
         return;
     buf_drop(&c->queue);
+    if (c->resume_drained) {
+        c->resume_drained = false;
+        conn_resume(net, c);
+    }
     if (c->state == CONN_LINGER)
         linger(net, c);
     else
@@ -344,15 +375,17 @@ static void read_input(struct net *net, struct conn *c)
     if (ended && c->state != CONN_CLOSED)
         peer_end(net, c);
     if (c->readable && c->state != CONN_CLOSED && !c->paused)
-        conn_defer(net, c);
+        list_put(net, &net->resuming, c);
 }
 
-/* Input is there, or was left: it is taken, or waits for its turn. */
+/* Input is there, or was left: it is taken, or waits for its turn behind those that wait already.
+ */
 static void read_ready(struct net *net, struct conn *c)
 {
     const struct conn_protocol *p = &net->protocols[c->protocol];
     net->fed = 0;
-    if (c->state != CONN_OPEN || p->ready(p->owner, c))
+    enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
+    if (ready == CONN_ALWAYS || (ready == CONN_TURN && net->waiting.head == NO_CONN))
         read_input(net, c);
     else
         conn_defer(net, c);
@@ -381,7 +414,9 @@ static void on_timer(void *arg, struct timer *t)
     struct net *net = arg;
     struct conn *c = CONTAINER_OF(t, struct conn, timer);
     const struct conn_protocol *p = &net->protocols[c->protocol];
-    if (c->state == CONN_LINGER) {
+    if (c->state == CONN_LINGER && conn_progressed(c)) {
+        wheel_set(&net->loop->wheel, t, net->limits.linger_ms);
+    } else if (c->state == CONN_LINGER) {
         metrics.close_timeouts_total++;
         conn_close(net, c, CLOSE_PEER); /* why it was shut down is known already */
     } else {
@@ -411,9 +446,15 @@ void conn_pause(struct conn *c)
     c->paused = true;
 }
 
+void conn_pause_full(struct conn *c)
+{
+    ASSERT(c->queue);
+    c->paused = c->resume_drained = true;
+}
+
 void conn_defer(struct net *net, struct conn *c)
 {
-    list_put(net, &net->resuming, c);
+    list_put(net, &net->waiting, c);
 }
 
 void conn_resume(struct net *net, struct conn *c)
@@ -427,6 +468,33 @@ void conn_resume(struct net *net, struct conn *c)
 
 /* ---- phases ---- */
 
+/* Those that wait get their turns in order, while there is time. Whoever has more afterwards, or
+ * can't be served though others can, goes behind the rest. */
+static void turns_give(struct net *net)
+{
+    struct conn_list all = list_all(&net->waiting);
+    struct conn *c;
+    bool time = true;
+    while (time && (c = list_take(net, &all)) != NULL) {
+        const struct conn_protocol *p = &net->protocols[c->protocol];
+        net->fed = 0;
+        if (c->state == CONN_CLOSED)
+            list_put(net, &net->closing, c);
+        if (c->state == CONN_CLOSED || c->paused)
+            continue; /* what paused it resumes it */
+        enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
+        time = ready != CONN_NO_TIME;
+        if (ready >= CONN_TURN)
+            read_input(net, c);
+        else if (time)
+            list_put(net, &net->waiting, c);
+        else
+            list_push(net, &all, c);
+    }
+    list_join(net, &all, &net->waiting); /* those that had no turn stay in front */
+    net->waiting = all;
+}
+
 static bool phase_resume(void *arg)
 {
     struct net *net = arg;
@@ -438,8 +506,9 @@ static bool phase_resume(void *arg)
         else if (!c->paused)
             read_ready(net, c);
     }
+    turns_give(net);
     net_flush(net); /* before guests that were suspended run: their slices are longer */
-    return net->resuming.head != NO_CONN;
+    return net->resuming.head != NO_CONN || net->waiting.head != NO_CONN;
 }
 
 static bool phase_reap(void *arg)
@@ -460,14 +529,15 @@ static bool phase_reap(void *arg)
         }
     }
     net_flush(net); /* what guests sent elsewhere when they were told of an end */
-    return net->closing.head != NO_CONN || net->resuming.head != NO_CONN;
+    return net->closing.head != NO_CONN || net->resuming.head != NO_CONN ||
+           net->waiting.head != NO_CONN;
 }
 
 enum err net_init(struct net *net, struct loop *loop, const struct net_limits *limits)
 {
     net->loop = loop;
     net->limits = *limits;
-    net->closing.head = net->resuming.head = NO_CONN;
+    net->closing.head = net->resuming.head = net->waiting.head = NO_CONN;
     pool_init(&net->conns, sizeof(struct conn), limits->connections);
     loop_on(loop, LOOP_CONN, on_ready, on_timer, net);
     loop_phase(loop, phase_resume, net);

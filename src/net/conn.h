@@ -22,14 +22,23 @@ enum conn_state { CONN_OPEN, CONN_LINGER, CONN_CLOSED };
 struct net;
 struct conn;
 
+/* Whether input may be taken now. */
+enum conn_ready {
+    CONN_NO_TIME, /* not in this iteration, nor anybody else's */
+    CONN_NO_ROOM, /* not now; others perhaps */
+    CONN_TURN,    /* yes, if nobody has waited longer */
+    CONN_ALWAYS   /* yes: it takes nothing that others wait for */
+};
+
 /* What a connection speaks. The first argument of each callback is the owner. */
 struct conn_protocol {
     void *owner;
-    /* Whether input may be taken now. false: it stays in the kernel, and the connection gets a turn
-     * in the next iteration, before those that come ready after it. */
-    bool (*ready)(void *owner, struct conn *c);
+    uint32_t queue_max; /* bytes that the peer may leave unread */
+    /* Asked before input is read, and by input itself between its events. Where it is no, the bytes
+     * stay where they are and the connection waits for its turn, first come, first served. */
+    enum conn_ready (*ready)(void *owner, struct conn *c);
     /* Takes bytes (may modify them), returns how many. What it leaves comes again, in front of what
-     * arrives next; after conn_defer in the next iteration, after conn_pause on conn_resume. */
+     * arrives next; after conn_defer in its turn, after conn_pause on conn_resume. */
     size_t (*input)(void *owner, struct conn *c, uint8_t *p, size_t n);
     void (*timeout)(void *owner, struct conn *c);
     /* In the reap step, again in each iteration until it returns true; may hold the connection. */
@@ -46,7 +55,9 @@ struct conn {
     uint8_t holds;           /* events that still name it */
     bool readable, end_seen; /* the poller's last word; it comes once for what is new */
     bool paused, peer_ended, listed, reaped;
-    uint8_t flags; /* the protocol's */
+    bool resume_drained; /* paused until the queue is empty */
+    bool progressed;     /* the peer took of the queue since that was last asked for */
+    uint8_t flags;       /* the protocol's */
     uint16_t route;
     uint16_t gathered; /* bytes in the loop's gather buffer; 0 where there is a queue */
     union {
@@ -67,8 +78,7 @@ enum { NET_LAST_WORDS = 256 }; /* room beyond a full queue, for what says why it
 
 struct net_limits {
     uint32_t connections;
-    uint32_t send_queue; /* bytes a connection */
-    uint32_t linger_ms;
+    uint32_t linger_ms; /* for the peer to take something, or to end */
 };
 
 struct net_gathered {
@@ -85,8 +95,10 @@ struct net {
     struct conn_protocol protocols[NET_PROTOCOLS];
     struct pool conns;
     uint32_t speaking[NET_PROTOCOLS]; /* slots by protocol, until they are free again */
-    struct conn_list closing, resuming;
-    uint32_t fed; /* calls of input since its connection's turn began */
+    struct conn_list closing;
+    struct conn_list resuming; /* more to read, or to settle */
+    struct conn_list waiting;  /* for a turn */
+    uint32_t fed;              /* calls of input since its connection's turn began */
     struct net_gathered entries[NET_GATHER_CONNS];
     uint32_t n_entries, gathered;
     bool flushing;
@@ -100,14 +112,15 @@ void net_phase_reap(struct net *net);
 void net_done(struct net *net);
 
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol); /* takes fd; NULL: closed */
-/* Sends in this iteration, and queues what the socket does not take; past limits.send_queue the
- * connection is closed. The two slices go out as one. false: the connection has gone. */
+/* Sends in this iteration, and queues what the socket does not take; past its protocol's queue_max
+ * the connection is closed. The two slices go out as one. false: the connection has gone. */
 bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b);
 void net_flush(struct net *net); /* sends all that has gathered */
 void conn_speak(struct net *net, struct conn *c, uint8_t protocol); /* another from here on */
 void conn_pause(struct conn *c);
-void conn_resume(struct net *net, struct conn *c);             /* input goes on in this iteration */
-void conn_defer(struct net *net, struct conn *c);              /* input goes on in the next one */
+void conn_resume(struct net *net, struct conn *c); /* input goes on in this iteration */
+void conn_defer(struct net *net, struct conn *c);  /* input goes on in its turn */
+void conn_pause_full(struct conn *c);              /* until the queue is empty, which it is not */
 void conn_timer(struct net *net, struct conn *c, uint64_t ms); /* 0: none */
 /* Sends what is queued, says no more, reads and drops until the peer ends or limits.linger_ms. */
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);
@@ -117,10 +130,12 @@ void conn_reason(struct conn *c,
 void conn_release(struct net *net, struct conn *c); /* ends a hold */
 void conn_check(const struct net *net);             /* asserts what must hold between iterations */
 
-/* Whether connections wait for a turn. */
-static inline bool net_deferred(const struct net *net)
+/* Whether the peer took of the queue since this was last asked. */
+static inline bool conn_progressed(struct conn *c)
 {
-    return net->resuming.head != UINT32_MAX;
+    bool progressed = c->progressed && c->queue;
+    c->progressed = false;
+    return progressed;
 }
 
 /* {loop 8, slot 24, generation 32}; never 0. */

@@ -56,9 +56,11 @@ void sys_ticker_set(uint32_t interval_ms);
 enum err sys_file_read(const char *path, size_t max, struct slice *out) MUST_USE;
 enum err sys_fd_read(int fd, size_t max, struct slice *out) MUST_USE;
 enum err sys_file_write(const char *path, struct slice content) MUST_USE; /* atomic replace */
-/* Whether only root or our own user can write the file and the folders above it (links
- * resolved). false: `why` names the one that is open. */
-bool sys_path_trusted(const char *path, char *why, size_t cap);
+/* Whether only root or our own user can write the file and the folders above it. What was looked at
+ * is `resolved`, without links: that is what is to be opened. false: `why` names the one that is
+ * open to others. */
+enum { SYS_PATH_MAX = 4096 };
+bool sys_path_trusted(const char *path, char resolved[SYS_PATH_MAX], char *why, size_t cap);
 int sys_memfd_sealed(const char *name, struct slice content);
 
 int sys_file_exists(const char *path);        /* 1, 0 */
@@ -69,6 +71,9 @@ ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated
 /* Logs: to standard error, only if it takes the line at once. */
 bool sys_log_write(struct slice line);
 
+/* Before anything else: a peer or a reader of our output that goes is an error of a write, and a
+ * child's end is told, whatever this process was started with. */
+void sys_signals_init(void);
 /* Signals as readable events; the calling thread no longer takes them otherwise. */
 enum sys_signal { SYS_SIGNAL_NONE, SYS_SIGNAL_STOP, SYS_SIGNAL_CHILD };
 int sys_signals_open(void);
@@ -80,9 +85,11 @@ pid_t sys_spawn(const char *path, const char *const argv[], int log, int control
 struct sys_exit {
     int code, signal; /* signal 0: it ended by itself */
 };
-bool sys_wait(pid_t pid, bool block, struct sys_exit *out); /* false: it still runs */
-void sys_kill(pid_t pid, bool by_force);                    /* SIGTERM or SIGKILL */
-int sys_pipe(int out[2]);                                   /* both ends non-blocking */
+bool sys_wait(pid_t pid, struct sys_exit *out); /* false: it still runs */
+/* Blocks, and kills what is still there after a while: false then. */
+bool sys_wait_for(pid_t pid, uint32_t ms, struct sys_exit *out);
+void sys_kill(pid_t pid, bool by_force); /* SIGTERM or SIGKILL */
+int sys_pipe(int out[2]);                /* both ends non-blocking */
 ssize_t sys_read(int fd, void *p, size_t n);
 
 /* Messages with descriptors over a SOCK_SEQPACKET pair. */

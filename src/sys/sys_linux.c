@@ -10,6 +10,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -190,7 +191,7 @@ void sys_close(int fd)
 
 int sys_reserve_open(void)
 {
-    return result(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    return result(eventfd(0, EFD_CLOEXEC)); /* no file: a caged worker opens none */
 }
 
 uint32_t sys_fd_limit(void)
@@ -322,13 +323,14 @@ enum err sys_file_write(const char *path, struct slice content)
     return ok ? ERR_NONE : ERR_SYS;
 }
 
-bool sys_path_trusted(const char *path, char *why, size_t cap)
+bool sys_path_trusted(const char *path, char resolved[SYS_PATH_MAX], char *why, size_t cap)
 {
-    char at[PATH_MAX];
-    if (!realpath(path, at)) {
+    char at[SYS_PATH_MAX];
+    if (!realpath(path, resolved)) {
         snprintf(why, cap, "%s: %s", path, strerror(errno));
         return false;
     }
+    memcpy(at, resolved, sizeof(at));
     for (;;) {
         struct stat st;
         if (stat(at, &st) < 0) {
@@ -425,6 +427,12 @@ static void signal_set(sigset_t *set)
     sigaddset(set, SIGCHLD);
 }
 
+void sys_signals_init(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL);
+}
+
 int sys_signals_open(void)
 {
     sigset_t set;
@@ -463,18 +471,34 @@ pid_t sys_spawn(const char *path, const char *const argv[], int log, int control
     return e ? -e : pid;
 }
 
-bool sys_wait(pid_t pid, bool block, struct sys_exit *out)
+bool sys_wait(pid_t pid, struct sys_exit *out)
 {
     int status;
     pid_t r;
     do
-        r = waitpid(pid, &status, block ? 0 : WNOHANG);
+        r = waitpid(pid, &status, WNOHANG);
     while (r < 0 && errno == EINTR);
-    if (r != pid)
+    if (r == 0)
         return false;
-    *out = (struct sys_exit){WIFEXITED(status) ? WEXITSTATUS(status) : 0,
-                             WIFSIGNALED(status) ? WTERMSIG(status) : 0};
+    if (r < 0)
+        *out = (struct sys_exit){.code = -1}; /* nobody knows how it ended */
+    else
+        *out = (struct sys_exit){WIFEXITED(status) ? WEXITSTATUS(status) : 0,
+                                 WIFSIGNALED(status) ? WTERMSIG(status) : 0};
     return true;
+}
+
+bool sys_wait_for(pid_t pid, uint32_t ms, struct sys_exit *out)
+{
+    const struct timespec step = {.tv_nsec = 2000000};
+    for (uint32_t waited = 0; waited < ms; waited += 2) {
+        if (sys_wait(pid, out))
+            return true;
+        nanosleep(&step, NULL);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return false;
 }
 
 void sys_kill(pid_t pid, bool by_force)

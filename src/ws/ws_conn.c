@@ -81,7 +81,7 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
     struct ws_server *s = owner;
     struct ws_event got;
     struct ws_rx *rx = c->detail;
-    if (!(c->flags & WS_CLOSE_SENT) && !s->ready(s->owner, c)) {
+    if (!(c->flags & WS_CLOSE_SENT) && s->ready(s->owner, c) < CONN_TURN) {
         conn_defer(s->net, c);
         return 0;
     }
@@ -103,6 +103,10 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 static void timeout(void *owner, struct conn *c)
 {
     struct ws_server *s = owner;
+    if (conn_progressed(c)) {
+        conn_timer(s->net, c, s->close_timeout_ms); /* our Close is behind what it takes */
+        return;
+    }
     metrics.close_timeouts_total++;
     conn_close(s->net, c, CLOSE_PEER); /* our Close, whose reason stands, was not answered */
 }
@@ -125,16 +129,17 @@ static bool closed(void *owner, struct conn *c)
     return true;
 }
 
-static bool ready(void *owner, struct conn *c)
+static enum conn_ready ready(void *owner, struct conn *c)
 {
     struct ws_server *s = owner;
-    return c->flags & WS_CLOSE_SENT || s->ready(s->owner, c);
+    return c->flags & WS_CLOSE_SENT ? CONN_ALWAYS : s->ready(s->owner, c);
 }
 
 void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
 {
     s->net = net;
-    net->protocols[protocol] = (struct conn_protocol){s, ready, input, timeout, closed};
+    net->protocols[protocol] = (struct conn_protocol){s,     s->queue_max, ready,
+                                                      input, timeout,      closed};
 }
 
 void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol)

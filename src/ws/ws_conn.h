@@ -20,9 +20,10 @@ enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4 };
 struct ws_server {
     struct net *net;
     void *owner;
-    uint32_t message_max;                       /* bytes */
-    uint64_t close_timeout_ms;                  /* for the peer's answer to our Close */
-    bool (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
+    uint32_t message_max;                                  /* bytes */
+    uint32_t queue_max;                                    /* bytes that a peer may leave unread */
+    uint64_t close_timeout_ms;                             /* for the peer's answer to our Close */
+    enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     /* kind is WS_TEXT (UTF-8 was checked) or WS_BINARY. data: until it returns. */
     void (*message)(void *owner, struct conn *c, enum ws_opcode kind, struct slice data);
     bool (*closed)(void *owner, struct conn *c); /* see struct conn_protocol */

@@ -32,11 +32,11 @@ static struct {
     uint8_t reason;
 } proto;
 
-static bool is_ready(void *owner, struct conn *conn)
+static enum conn_ready is_ready(void *owner, struct conn *conn)
 {
     (void)conn;
     assert_ptr_equal(owner, &proto);
-    return !proto.not_ready;
+    return proto.not_ready ? CONN_NO_TIME : CONN_TURN;
 }
 
 static size_t take_all(struct conn *conn, uint8_t *p, size_t n)
@@ -130,7 +130,7 @@ static int pair_open(int type, struct conn **out)
 
 static int setup(int type)
 {
-    const struct net_limits limits = {CONNECTIONS, SEND_QUEUE, LINGER_MS};
+    const struct net_limits limits = {CONNECTIONS, LINGER_MS};
     memset(&net, 0, sizeof(net));
     memset(&proto, 0, sizeof(proto));
     memset(&metrics, 0, sizeof(metrics));
@@ -139,7 +139,7 @@ static int setup(int type)
         return -1;
     net_phase_reap(&net);
     loop_phase(&loop, turn, NULL);
-    net.protocols[1] = (struct conn_protocol){&proto, is_ready, input, timeout, closed};
+    net.protocols[1] = (struct conn_protocol){&proto, SEND_QUEUE, is_ready, input, timeout, closed};
     always = eventfd(1, EFD_CLOEXEC);
     loop_on(&loop, LOOP_CONTROL, nothing, NULL, NULL);
     if (always < 0 || sys_poller_add(loop.poller, always, SYS_IN, loop_data(LOOP_CONTROL, 0, 0)))

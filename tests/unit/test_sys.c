@@ -121,11 +121,11 @@ static void trust_looks_at_the_file_and_each_folder_above(void **state)
     assert_int_equal(mkdir(in_folder("mid/low"), 0700), 0);
     assert_err(sys_file_write(in_folder("mid/low/file"), SLICE("x")), ERR_NONE);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        char why[512] = "";
+        char why[512] = "", path[SYS_PATH_MAX];
         assert_int_equal(chmod(in_folder("mid/low/file"), rows[i].file), 0);
         assert_int_equal(chmod(in_folder("mid/low"), rows[i].low), 0);
         assert_int_equal(chmod(in_folder("mid"), rows[i].mid), 0);
-        bool got = sys_path_trusted(in_folder("mid/low/file"), why, sizeof(why));
+        bool got = sys_path_trusted(in_folder("mid/low/file"), path, why, sizeof(why));
         if (got != rows[i].trusted) {
             print_error("%s: %s %s\n", rows[i].what, got ? "trusted" : "refused", why);
             wrong++;
@@ -139,17 +139,18 @@ static void trust_looks_at_the_file_and_each_folder_above(void **state)
 static void trust_follows_links_and_names_what_is_absent(void **state)
 {
     (void)state;
-    char why[512] = "";
+    char why[512] = "", path[SYS_PATH_MAX];
     assert_int_equal(mkdir(in_folder("open"), 0700), 0);
     write_file(in_folder("open/file"), SLICE("x"), 0666);
     assert_int_equal(symlink(in_folder("open/file"), in_folder("link")), 0);
-    assert_false(sys_path_trusted(in_folder("link"), why, sizeof(why)));
+    assert_false(sys_path_trusted(in_folder("link"), path, why, sizeof(why)));
     assert_non_null(strstr(why, "open/file"));
     assert_int_equal(chmod(in_folder("open/file"), 0600), 0);
-    assert_true(sys_path_trusted(in_folder("link"), why, sizeof(why)));
-    assert_false(sys_path_trusted(in_folder("absent"), why, sizeof(why)));
+    assert_true(sys_path_trusted(in_folder("link"), path, why, sizeof(why)));
+    assert_non_null(strstr(path, "open/file")); /* what was looked at, and is to be opened */
+    assert_false(sys_path_trusted(in_folder("absent"), path, why, sizeof(why)));
     assert_non_null(strstr(why, "absent"));
-    assert_false(sys_path_trusted(in_folder("absent"), why, 4)); /* cut, not overrun */
+    assert_false(sys_path_trusted(in_folder("absent"), path, why, 4)); /* cut, not overrun */
     assert_int_equal(strlen(why), 3);
 }
 
@@ -381,7 +382,7 @@ static void a_child_gets_its_descriptors_and_says_how_it_ended(void **state)
         assert_int_equal(sys_pipe(control), 0);
         pid_t pid = sys_spawn("/bin/sh", argv, log[1], control[1]);
         assert_true(pid > 0);
-        assert_true(sys_wait(pid, true, &end));
+        assert_true(sys_wait_for(pid, 5000, &end));
         assert_int_equal(end.code, rows[i].code);
         assert_int_equal(end.signal, rows[i].signal);
         assert_int_equal(sys_read(log[0], got, sizeof(got)), 3);
@@ -412,7 +413,7 @@ static void a_control_descriptor_may_have_any_number(void **state)
     sys_close(control[1]);
     assert_int_equal(dup3(to, SYS_CONTROL_FD, O_CLOEXEC), SYS_CONTROL_FD);
     pid_t pid = sys_spawn("/bin/sh", argv, -1, SYS_CONTROL_FD);
-    bool ended = pid > 0 && sys_wait(pid, true, &end);
+    bool ended = pid > 0 && sys_wait_for(pid, 5000, &end);
     ssize_t n = sys_read(from, got, sizeof(got));
     sys_close(from);
     sys_close(to);
@@ -433,12 +434,15 @@ static void a_running_child_is_no_ended_one(void **state)
     struct sys_exit end = {-1, -1};
     pid_t pid = sys_spawn("/bin/sleep", argv, -1, -1);
     assert_true(pid > 0);
-    assert_false(sys_wait(pid, false, &end));
+    assert_false(sys_wait(pid, &end));
     assert_int_equal(end.code, -1);
     sys_kill(pid, false);
-    assert_true(sys_wait(pid, true, &end));
+    assert_true(sys_wait_for(pid, 5000, &end));
     assert_int_equal(end.signal, 15);
-    assert_false(sys_wait(pid, true, &end)); /* gone */
+    assert_true(sys_wait(pid, &end)); /* long gone: nobody knows how */
+    assert_int_equal(end.code, -1);
+    pid = sys_spawn("/bin/sleep", argv, -1, -1);
+    assert_false(sys_wait_for(pid, 4, &end)); /* killed */
 }
 
 #define FOLDER_TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, drop_folder)
