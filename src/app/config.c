@@ -536,6 +536,8 @@ static void root_read(struct reader *r, yaml_node_t *root)
     c->root.cache = resolve(r->file, c->root.cache);
     if (!one_of(c->root.log_level, (const char *const[]){"debug", "info", "warn", "error", NULL}))
         fail(r, root, "log_level is debug, info, warn or error");
+    if (!one_of(c->root.sandbox, (const char *const[]){"auto", "require", "off", NULL}))
+        fail(r, root, "sandbox is auto, require or off");
 }
 
 /* Bytes that can't be read at all have an offset, other problems a mark. */

@@ -1,5 +1,6 @@
 #include "app/worker.h"
 
+#include <jansson.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -7,6 +8,7 @@
 #include "app/control.h"
 #include "app/gateway.h"
 #include "base/log.h"
+#include "sys/sys_cage.h"
 
 enum { CONFIG_MAX = 1 << 20 };
 
@@ -72,7 +74,8 @@ static bool prepare(struct gateway *gw, bool *stop)
             ok = configured = configure(gw, fd, m.number);
         else if (m.kind == CONTROL_LISTENER && configured)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
-        else if (m.kind == CONTROL_MODULE && configured && m.number < gw->config.n_modules)
+        else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
+                 m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd);
         else {
             *stop = m.kind == CONTROL_DRAIN;
@@ -108,6 +111,54 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
         gateway_drain(gw);
 }
 
+/* What the process takes from outside at its first use, and could not once it is caged. */
+static void foresee(void)
+{
+    size_t seed;
+    sys_random(&seed, sizeof(seed));
+    json_object_seed(seed | 1); /* else from /dev/urandom */
+}
+
+static void layer_missing(const char *layer, const char *why)
+{
+    if (log_begin(LOG_sandbox_missing)) {
+        log_text("layer", slice_str(layer));
+        log_text("detail", slice_str(why));
+        log_end();
+    }
+}
+
+/* false: `sandbox: require`, and a layer is missing. */
+static bool cage(const char *mode)
+{
+    struct sys_cage made;
+    struct buf layers;
+    bool whole = true;
+    if (strcmp(mode, "off") == 0) {
+        layer_missing("all", "sandbox: off");
+        return true;
+    }
+    foresee();
+    sys_cage_enter(SYS_CAGE_ALL, &made);
+    buf_init(&layers, 256);
+    for (int i = 0; i < SYS_CAGE_LAYERS; i++) {
+        const char *name = sys_cage_layer_name((enum sys_cage_layer)i);
+        whole = whole && !made.missing[i];
+        if (made.missing[i])
+            layer_missing(name, made.missing[i]);
+        else if (buf_printf(&layers, "%s%s", layers.len ? " " : "", name))
+            whole = false; /* no memory: no more is known of it */
+    }
+    bool refused = !whole && strcmp(mode, "require") == 0;
+    if (log_begin(refused ? LOG_sandbox_refused : LOG_sandbox_ready)) {
+        log_text("layers", buf_slice(&layers));
+        log_number("landlock_abi", made.landlock_abi);
+        log_end();
+    }
+    buf_done(&layers);
+    return !refused;
+}
+
 int worker_main(void)
 {
     struct gateway *gw = &gateway;
@@ -125,6 +176,8 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
+    if (!cage(gw->config.root.sandbox))
+        return EXIT_FAILURE;
     malloc_trim(0);
     gw->ready = true;
     if (log_begin(LOG_worker_ready)) {

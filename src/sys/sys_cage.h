@@ -1,0 +1,36 @@
+/* The worker's cage: what remains to a process that serves and loads nothing any more. It holds for
+ * the calling thread and those that it starts, for ever; so it is entered last, on the only thread.
+ * docs/THREATS.md says which attacker each layer stops. User and group stay as they are. */
+#ifndef WEIR_SYS_CAGE_H
+#define WEIR_SYS_CAGE_H
+
+#include "base/base.h"
+
+/* SYS_CAGE_LAYER(name): in the order in which they are entered. */
+#define SYS_CAGE_LAYER_LIST(SYS_CAGE_LAYER)                                                        \
+    SYS_CAGE_LAYER(no_new_privs) /* an executed file raises no privilege */                        \
+    SYS_CAGE_LAYER(limits)       /* no core file, no process, no file written */                   \
+    SYS_CAGE_LAYER(landlock)     /* no path, no TCP bind or connect, no signal to others */        \
+    SYS_CAGE_LAYER(capabilities) /* all sets are empty, for root too */                            \
+    SYS_CAGE_LAYER(seccomp)      /* a list of system calls: another one ends the process */
+
+enum sys_cage_layer {
+#define SYS_CAGE_LAYER(name) SYS_CAGE_##name,
+    SYS_CAGE_LAYER_LIST(SYS_CAGE_LAYER)
+#undef SYS_CAGE_LAYER
+        SYS_CAGE_LAYERS
+};
+enum { SYS_CAGE_ALL = (1 << SYS_CAGE_LAYERS) - 1 };
+
+struct sys_cage {
+    const char *missing[SYS_CAGE_LAYERS]; /* why that layer is not there; NULL: it is */
+    int landlock_abi;                     /* 0: none. 2: no truncate; 4: TCP; 6: signals */
+};
+
+/* Enters what the kernel gives of `layers`, a bit each. With seccomp, a call that is not allowed
+ * writes a log line that names it (sandbox_violation) to standard error, and SIGSYS ends the
+ * process. */
+void sys_cage_enter(unsigned layers, struct sys_cage *out);
+const char *sys_cage_layer_name(enum sys_cage_layer layer);
+
+#endif
