@@ -2,8 +2,6 @@
 
 #include "base/metrics.h"
 
-enum { BUSY_FROM_NS = 200000 };
-
 enum err loop_init(struct loop *l)
 {
     memset(l, 0, sizeof(*l));
@@ -52,19 +50,17 @@ static void dispatch(struct loop *l, const struct sys_event *e)
                             (uint32_t)e->data, e->ready);
 }
 
-/* How long this iteration was away. The thread's own time is asked for only where it matters, as it
- * costs a system call; after iterations that did not ask it says too much, but never more than the
- * wall clock. */
-static void away_note(struct loop *l)
+/* How long this iteration was away, and how much of it was its own doing. The thread's time costs a
+ * system call, so it is asked for only while work is pending from one iteration to the next, as
+ * when guests that used up their slices run. */
+static void away_note(const struct loop *l, bool pending, uint64_t thread_ns)
 {
     uint64_t away_ns = sys_now_ns() - l->now_ns;
     if (away_ns > metrics.loop_away_max_seconds)
         metrics.loop_away_max_seconds = away_ns;
-    if (away_ns < BUSY_FROM_NS)
+    if (!pending || away_ns <= metrics.loop_busy_max_seconds)
         return;
-    uint64_t thread_ns = sys_thread_ns();
-    uint64_t busy_ns = MIN(away_ns, thread_ns - l->thread_ns);
-    l->thread_ns = thread_ns;
+    uint64_t busy_ns = MIN(away_ns, sys_thread_ns() - thread_ns);
     if (busy_ns > metrics.loop_busy_max_seconds)
         metrics.loop_busy_max_seconds = busy_ns;
 }
@@ -75,6 +71,8 @@ void loop_run(struct loop *l)
     bool more = false;
     while (!l->stop) {
         int n = sys_poller_wait(l->poller, events, more ? 0 : wheel_next_ms(&l->wheel, l->now_ms));
+        bool pending = more;
+        uint64_t thread_ns = pending ? sys_thread_ns() : 0;
         l->now_ns = sys_now_ns();
         l->now_ms = l->now_ns / 1000000;
         wheel_clock(&l->wheel, l->now_ms);
@@ -84,6 +82,6 @@ void loop_run(struct loop *l)
         more = false;
         for (unsigned i = 0; i < l->n_phases; i++)
             more |= l->phases[i].run(l->phases[i].arg);
-        away_note(l);
+        away_note(l, pending, thread_ns);
     }
 }

@@ -22,7 +22,6 @@ enum { LOOP_PHASES = 4 };
 struct loop {
     int poller;
     uint64_t now_ns, now_ms;
-    uint64_t thread_ns; /* CPU time of the thread when it was last asked for */
     struct wheel wheel;
     bool stop;
     struct {
