@@ -133,7 +133,7 @@ const struct guest_function *guest_function_find(const struct guest_module *m, s
 bool guests_admit(const struct guests *g);
 /* Whether guest_call_start would say ERR_GUEST_BUSY for a module's call. */
 bool guests_full(const struct guests *g, const struct guest_module *m);
-/* Whether guest_call_queue would. */
+/* Whether guest_call_queue would, which has some room of its own beyond limits.queue. */
 bool guests_queue_full(const struct guests *g);
 /* Runs a call whose module, entry, frame's arguments and done are set. done() may be called before
  * this returns. ERR_GUEST_BUSY, and no done(), where too many wait. */

@@ -7,6 +7,7 @@
 #include "sys/sys.h"
 
 enum { LONG_STEP_NS = 500000 };
+enum { QUEUE_OWN = 64 };    /* room in the queue for calls that no peer waits for */
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
 static wasm_engine_t *tick_engines[2];
@@ -162,7 +163,7 @@ bool guests_admit(const struct guests *g)
 
 bool guests_queue_full(const struct guests *g)
 {
-    return g->waiting >= g->limits.queue;
+    return g->waiting >= g->limits.queue + QUEUE_OWN;
 }
 
 static bool slot_free(const struct guests *g, const struct guest_module *m)
@@ -205,7 +206,7 @@ static bool can_start(const struct guests *g, const struct guest_module *m)
 
 bool guests_full(const struct guests *g, const struct guest_module *m)
 {
-    return guests_queue_full(g) && !can_start(g, m);
+    return g->waiting >= g->limits.queue && !can_start(g, m);
 }
 
 static void reset(struct guests *g, struct guest_call *c)
@@ -217,9 +218,9 @@ static void reset(struct guests *g, struct guest_call *c)
     list_init(&c->node);
 }
 
-enum err guest_call_queue(struct guests *g, struct guest_call *c)
+static enum err wait_for_turn(struct guests *g, struct guest_call *c, uint32_t most)
 {
-    if (guests_queue_full(g)) {
+    if (g->waiting >= most) {
         metrics.guest_busy_total++;
         return ERR_GUEST_BUSY;
     }
@@ -229,10 +230,15 @@ enum err guest_call_queue(struct guests *g, struct guest_call *c)
     return ERR_NONE;
 }
 
+enum err guest_call_queue(struct guests *g, struct guest_call *c)
+{
+    return wait_for_turn(g, c, g->limits.queue + QUEUE_OWN);
+}
+
 enum err guest_call_start(struct guests *g, struct guest_call *c)
 {
     if (!can_start(g, c->module))
-        return guest_call_queue(g, c);
+        return wait_for_turn(g, c, g->limits.queue);
     reset(g, c);
     if (!start(g, c))
         return ERR_GUEST_START;
