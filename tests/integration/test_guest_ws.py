@@ -866,6 +866,7 @@ def test_a_long_log_line_is_cut_not_broken(weir):
 def test_chaos_keeps_the_books(weir):
     """Threads of clients that end in every way: afterwards nothing is left and every connection that
     was opened had its on_ws_close."""
+    weir.wait_metric("websockets_active", 0)  # those of the test before have gone
     base = weir.metrics()
     failures, opened = [], []
 
