@@ -107,7 +107,7 @@ struct guest_call {
     struct weir_call *call;
     wasmtime_store_t *store;
     struct weir_call_frame frame;
-    uint64_t started_ns;
+    uint64_t started_ns, slice_ns; /* when it began; when its present slice did */
     uint32_t used_ticks;
     bool ran;                                          /* it had an instance */
     enum err over;                                     /* why the epoch callback ended it */
