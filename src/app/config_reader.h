@@ -1,0 +1,83 @@
+/* Reading a configuration's YAML: maps with keys by rows, lists, values; each problem is said with
+ * its line. What the maps and lists of weir.yaml are is config.c's. */
+#ifndef WEIR_CONFIG_READER_H
+#define WEIR_CONFIG_READER_H
+
+#include <yaml.h>
+
+#include "app/config.h"
+#include "app/config_value.h"
+
+/* More than a map or list of a configuration needs. */
+enum { READER_KEYS_MAX = 64, READER_TEXTS_MAX = 64 };
+
+struct reader_row {
+    const char *key; /* NULL: the last row */
+    enum config_type type;
+    const char *def;
+    uint64_t min, max;
+    const char *text;
+    size_t offset;
+};
+
+struct reader {
+    yaml_document_t doc;
+    struct slice yaml;
+    const char *file;
+    struct config *config;
+    struct buf *errors;
+    unsigned problems;
+    size_t values;       /* their bytes until now */
+    yaml_node_t *routes; /* read last: they name modules */
+    bool target;         /* the route that is read has websocket or http */
+};
+
+/* Says a problem. Past 100 a last line tells that there are more, and reading ends. */
+__attribute__((format(printf, 3, 4))) void reader_fail_at(struct reader *r, yaml_mark_t at,
+                                                          const char *format, ...);
+#define reader_fail(r, node, ...) reader_fail_at(r, (node)->start_mark, __VA_ARGS__)
+
+/* What a map may hold: keys that are rows, and others that `extra` takes. */
+struct reader_map {
+    const char *noun, *form; /* of its keys; of an entry */
+    size_t most;
+    const struct reader_row *rows;
+    bool (*extra)(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base);
+    const char *known; /* the keys of extra */
+};
+
+#define READER_KEYS .noun = "key", .most = READER_KEYS_MAX
+
+struct reader_list {
+    const char *noun, *form; /* of an item; of the whole */
+    size_t least, most;
+    void (*item)(struct reader *r, yaml_node_t *item, void *base);
+};
+
+extern const char *const reader_type_names[]; /* by enum config_type */
+extern const struct reader_row reader_no_rows[];
+
+/* Runs use over a parser of r->yaml. ERR_INVALID: problems were said. */
+enum err reader_run(struct reader *r, void (*use)(struct reader *, yaml_parser_t *)) MUST_USE;
+/* The two uses: what is looked at before the file is loaded, and what libyaml itself refused. */
+void reader_events_check(struct reader *r, yaml_parser_t *parser);
+void reader_yaml_fail(struct reader *r, const yaml_parser_t *parser);
+
+const char *reader_key(const yaml_node_t *n); /* "?" where it is none */
+/* The text of a plain value, its variables replaced; to be freed. NULL: said. */
+char *reader_expand(struct reader *r, const yaml_node_t *n);
+const struct reader_row *reader_row_find(const struct reader_row *row, const char *key);
+/* Sets the row's field of base from text, which it takes. */
+void reader_set(struct reader *r, yaml_mark_t at, const struct reader_row *row, void *base,
+                char *text);
+void reader_defaults(struct reader *r, const struct reader_row *row, void *base);
+void reader_map_read(struct reader *r, yaml_node_t *map, const struct reader_map *kind, void *base);
+void reader_list_read(struct reader *r, yaml_node_t *list, const struct reader_list *kind,
+                      void *base);
+/* Grows *array of *n elements by one zeroed element. */
+void *reader_grow(void *array, uint32_t *n, size_t size);
+void reader_text_add(struct reader *r, const yaml_node_t *item, char ***out, uint32_t *n);
+char *reader_resolve(const char *file, char *path);          /* against file's folder; takes path */
+bool reader_one_of(const char *s, const char *const *words); /* up to a NULL */
+
+#endif
