@@ -77,7 +77,13 @@ int main(int argc, char **argv)
         return 2;
     }
     guests_init(&g, &limits, &ops, &now_ns);
-    guest_module_init(&m, argv[2], 4 << 20, 1000, 1000);
+    guest_module_init(&m, argv[2]);
+    m.allow = ~UINT64_C(0);
+    m.limits = (struct guest_module_limits){.memory = 4 << 20,
+                                            .table_elements = 20000,
+                                            .deadline_ms = 1000,
+                                            .timeout_ms = 1000,
+                                            .calls = UINT32_MAX};
     if (guest_load(&g, &m, false, sys_memfd_sealed("module", code), &why) || m.n_functions != 1) {
         fprintf(stderr, "%s: %.*s\n", argv[1], (int)why.len, (const char *)why.p);
         return 1;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "app/config_reader.h"
+#include "guest/host.h"
 
 /* More than a configuration needs; less than takes long to read or to say. */
 enum {
@@ -33,18 +34,52 @@ ROWS(module_limit_rows, CONFIG_MODULE_LIMITS)
 static const struct reader_map module_limit_map = {READER_KEYS, .form = "memory: SIZE",
                                                    .rows = module_limit_rows};
 
+static const struct {
+    const char *name, *group;
+} hosts[] = {
+#define HOST(name, group, params, result, text) {#name, #group},
+#include "tbl/host.def"
+#undef HOST
+    [GUEST_ALLOW_WASI] = {"wasi", "wasi"},
+};
+
+static void allow_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_module *m = base;
+    char *word = reader_expand(r, item);
+    uint64_t bits = 0;
+    for (size_t i = 0; word && i < ARRAY_LEN(hosts); i++)
+        if (strcmp(word, hosts[i].name) == 0 || strcmp(word, hosts[i].group) == 0)
+            bits |= UINT64_C(1) << i;
+    if (word && !bits)
+        reader_fail(r, item,
+                    "allow lists functions of weir_v1, or groups of them (docs/GUEST.md): "
+                    "not %.60s",
+                    word);
+    m->allow |= bits;
+    free(word);
+}
+
+static const struct reader_list allow_list = {"function", "[ws, log]", 0, READER_TEXTS_MAX,
+                                              allow_read};
+
 static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_module *m = base;
-    if (strcmp(reader_key(key), "limits") != 0)
+    if (strcmp(reader_key(key), "limits") == 0) {
+        reader_map_read(r, value, &module_limit_map, &m->limits);
+    } else if (strcmp(reader_key(key), "allow") == 0) {
+        m->allow = 0;
+        reader_list_read(r, value, &allow_list, m);
+    } else {
         return false;
-    reader_map_read(r, value, &module_limit_map, &m->limits);
+    }
     return true;
 }
 
 static const struct reader_map module_map = {READER_KEYS, .form = "path: FILE", .rows = module_rows,
                                              .extra = module_extra,
-                                             .known = "path, engine, exec, limits"};
+                                             .known = "path, engine, exec, space, allow, limits"};
 
 static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
@@ -55,6 +90,7 @@ static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
     m->name = strdup(name);
     ASSERT(m->name);
     m->line = (unsigned)key->start_mark.line + 1;
+    m->allow = ~UINT64_C(0);
     reader_defaults(r, module_rows, m);
     reader_defaults(r, module_limit_rows, &m->limits);
     size_t n = strlen(name);
@@ -116,10 +152,22 @@ static void target_module(struct reader *r, const yaml_node_t *value, struct con
 static void target_handler(struct reader *r, const yaml_node_t *value, struct config_route *route)
 {
     char *name = reader_expand(r, value);
-    route->echo = name && strcmp(name, "echo") == 0;
-    if (name && !route->echo)
-        reader_fail(r, value, "the only handler is echo");
+    if (name && strcmp(name, "echo") == 0)
+        route->handler = HANDLER_ECHO;
+    else if (name && strcmp(name, "pubsub") == 0)
+        route->handler = HANDLER_PUBSUB;
+    else if (name)
+        reader_fail(r, value, "a handler is echo or pubsub");
     free(name);
+}
+
+static void space_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
+{
+    char *space = reader_expand(r, value);
+    if (space && !*space)
+        reader_fail(r, value, "a space has a name");
+    free(route->space);
+    route->space = space;
 }
 
 static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
@@ -136,6 +184,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
         reader_list_read(r, value, &origins_list, route);
     else if (strcmp(name, "subprotocols") == 0)
         reader_list_read(r, value, &subprotocols_list, route);
+    else if (strcmp(name, "space") == 0)
+        space_read(r, value, route);
     else
         return false;
     return true;
@@ -143,7 +193,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 
 static const struct reader_map target_maps[] = {
     [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
-                         .extra = target_extra, .known = "module, handler, origins, subprotocols"},
+                         .extra = target_extra,
+                         .known = "module, handler, space, origins, subprotocols"},
     [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                     .extra = target_extra, .known = "module"},
 };
@@ -157,7 +208,7 @@ static void target_read(struct reader *r, yaml_node_t *value, struct config_rout
     r->target = true;
     unsigned before = r->problems;
     reader_map_read(r, value, &target_maps[route->kind], route);
-    if (r->problems == before && (route->module < 0) == !route->echo)
+    if (r->problems == before && (route->module < 0) == (route->handler == HANDLER_NONE))
         reader_fail(r, value, "a route needs one of module and handler");
 }
 
@@ -354,6 +405,7 @@ void config_done(struct config *c)
     }
     for (uint32_t i = 0; i < c->n_routes; i++) {
         free(c->routes[i].path);
+        free(c->routes[i].space);
         texts_free(c->routes[i].origins, c->routes[i].n_origins);
         texts_free(c->routes[i].subprotocols, c->routes[i].n_subprotocols);
     }

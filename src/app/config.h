@@ -27,16 +27,19 @@ struct config_module {
     CONFIG_MODULE(CFG)
     char *name;
     unsigned line;
+    uint64_t allow; /* bits of enum guest_host */
     struct config_module_limits limits;
 };
 #undef CFG
 
 enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
+enum route_handler { HANDLER_NONE, HANDLER_ECHO, HANDLER_PUBSUB }; /* built in */
 struct config_route {
     char *path; /* a last "*" matches the rest */
     enum route_kind kind;
-    bool echo;  /* the built-in handler */
-    int module; /* index, -1 with a handler */
+    enum route_handler handler;
+    int module;  /* index, -1 with a handler */
+    char *space; /* of topics; NULL: the module's, or "public" */
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
 };

@@ -4,238 +4,21 @@
 #include "base/log.h"
 #include "base/utf8.h"
 
-enum { LIMIT = -1, GONE = -2, INVALID = -3, ABSENT = -4 }; /* what guests are told */
-enum { LOG_TEXT_MAX = 4096, MESSAGE_MAX = 16 << 20, KEEP_WARM = 1024, HEADER_NAME_MAX = 256 };
+enum { MESSAGE_MAX = 16 << 20, KEEP_WARM = 1024, READS_MAX = 64 << 10, ATTEMPTS = 3 };
+#define TTL_MAX_MS (UINT64_C(1) << 50)
 
 static struct event *event_of(struct guest_call *call)
 {
     return CONTAINER_OF(call, struct event, call);
 }
 
-static int32_t copy_out(struct slice from, uint8_t *p, uint32_t cap)
-{
-    if (from.n <= cap)
-        slice_copy(p, from);
-    return (int32_t)from.n;
-}
-
-static int32_t op_msg_read(struct guest_call *call, uint8_t *p, uint32_t cap)
-{
-    return copy_out(event_of(call)->message, p, cap);
-}
-
-/* A connection that this guest may reach: an open WebSocket of its own module. */
-static struct conn *reach(struct event *ev, uint64_t id)
-{
-    struct conn *c = conn_get(&ev->gw->net, id);
-    if (!c || c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
-        return NULL;
-    return upgrade_module(ev->gw, c) == ev->call.module ? c : NULL;
-}
-
-static int32_t op_ws_send(struct guest_call *call, uint64_t id, uint32_t kind, struct slice data)
-{
-    struct event *ev = event_of(call);
-    uint8_t header[WS_HEADER_MAX];
-    if (kind != WS_TEXT && kind != WS_BINARY)
-        return INVALID;
-    struct conn *c = reach(ev, id);
-    if (!c)
-        return GONE;
-    if (data.n > ev->gw->config.limits.send_queue)
-        return LIMIT; /* before it is looked at: a host call can't be interrupted */
-    if (kind == WS_TEXT && !utf8_valid(data))
-        return INVALID;
-    size_t n = ws_frame_header(header, (enum ws_opcode)kind, true, data.n);
-    uint64_t queued = (uint64_t)conn_queued(c) + effects_queued(&ev->fx, id) + n + data.n;
-    uint64_t most = ev->gw->config.limits.send_queue;
-    if (queued > most || effects_add(&ev->fx, EFFECT_SEND, id, 0, slice_of(header, n), data))
-        return LIMIT;
-    return queued > most / 2;
-}
-
-static int32_t op_ws_close(struct guest_call *call, uint64_t id, uint32_t code, struct slice why)
-{
-    struct event *ev = event_of(call);
-    if (!ws_close_code_valid(code) || why.n > WS_CONTROL_MAX - 2 || !utf8_valid(why))
-        return INVALID;
-    if (!reach(ev, id))
-        return GONE;
-    return effects_add(&ev->fx, EFFECT_CLOSE, id, (uint16_t)code, why, SLICE_NONE) ? LIMIT : 0;
-}
-
-static int32_t op_attachment_get(struct guest_call *call, uint64_t id, uint8_t *p, uint32_t cap)
-{
-    struct event *ev = event_of(call);
-    bool own = id == conn_id(ev->conn);
-    struct conn *c = own ? ev->conn : reach(ev, id);
-    struct slice written;
-    if (!c || c->protocol != PROTOCOL_WS)
-        return GONE;
-    if (own && effects_last(&ev->fx, EFFECT_ATTACH, &written))
-        return copy_out(written, p, cap);
-    const struct buf *b = c->attachment;
-    return b ? copy_out(buf_slice(b), p, cap) : ABSENT;
-}
-
-static int32_t op_attachment_set(struct guest_call *call, struct slice data)
-{
-    struct event *ev = event_of(call);
-    if (ev->conn->protocol != PROTOCOL_WS)
-        return GONE;
-    if (data.n > ev->gw->config.limits.attachment)
-        return LIMIT;
-    return effects_add(&ev->fx, EFFECT_ATTACH, conn_id(ev->conn), 0, data, SLICE_NONE) ? LIMIT : 0;
-}
-
-/* All fields of a name as the one list that they are. */
-static int32_t fields_join(const struct http_exchange *ex, struct slice name, uint8_t *p,
-                           uint32_t cap)
-{
-    size_t n = 0;
-    for (int copy = 0; copy < 2; copy++) {
-        size_t at = 0;
-        for (uint32_t i = 0; i < ex->req.n_fields; i++) {
-            struct slice v = http_span_slice(ex->head, ex->req.fields[i].value);
-            if (!slice_eq_nocase(http_span_slice(ex->head, ex->req.fields[i].name), name))
-                continue;
-            if (copy && at)
-                memcpy(p + at - 2, ", ", 2);
-            if (copy)
-                slice_copy(p + at, v);
-            at += v.n + 2;
-        }
-        if (!at)
-            return ABSENT;
-        n = at - 2;
-        if (n > cap)
-            break;
-    }
-    return (int32_t)n;
-}
-
-static int32_t op_req_get(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p,
-                          uint32_t cap)
-{
-    enum { METHOD, PATH, QUERY, HEADER, HEADERS, PEER, SUBPROTOCOLS, FIELDS };
-    struct event *ev = event_of(call);
-    const struct http_exchange *ex = ev->ex;
-    struct sys_address peer;
-    struct slice found;
-    if (!ex || field >= FIELDS)
-        return ex ? INVALID : ABSENT;
-    const struct http_request *r = &ex->req;
-    switch (field) {
-    case METHOD:
-        return copy_out(slice_str(http_method_name(r->method)), p, cap);
-    case PATH:
-        return copy_out(http_span_slice(ex->head, r->path), p, cap);
-    case QUERY:
-        return copy_out(http_span_slice(ex->head, r->query), p, cap);
-    case HEADER:
-        found = http_exchange_field(ex, name);
-        break;
-    case HEADERS: /* the field lines as they came */
-        if (!r->n_fields)
-            return 0;
-        found = slice_of(ex->head + r->fields[0].name.off,
-                         r->head_len - r->fields[0].name.off - 2u);
-        break;
-    case PEER:
-        if (ev->conn->fd < 0 || sys_peer(ev->conn->fd, &peer) < 0)
-            return ABSENT;
-        found = slice_str(peer.text);
-        break;
-    default:
-        return fields_join(ex, SLICE("sec-websocket-protocol"), p, cap);
-    }
-    return found.p ? copy_out(found, p, cap) : ABSENT;
-}
-
-static int32_t op_req_body(struct guest_call *call, uint32_t offset, uint8_t *p, uint32_t cap)
-{
-    const struct http_exchange *ex = event_of(call)->ex;
-    if (!ex || offset >= ex->body.n)
-        return 0;
-    uint32_t n = MIN(cap, (uint32_t)ex->body.n - offset);
-    slice_copy(p, slice_of(ex->body.p + offset, n));
-    return (int32_t)n;
-}
-
-static int32_t op_resp_status(struct guest_call *call, uint32_t code)
-{
-    struct event *ev = event_of(call);
-    if (ev->kind != GUEST_on_http || code < 200 || code > 599)
-        return INVALID;
-    ev->fx.status = (uint16_t)code;
-    return 0;
-}
-
-/* The gateway frames the message itself: what would frame it otherwise is refused. */
-static bool field_allowed(struct slice name, struct slice value)
-{
-    static const char *const own[] = {
-        "content-length",       "transfer-encoding",        "connection", "date",   "upgrade",
-        "sec-websocket-accept", "sec-websocket-extensions", "keep-alive", "trailer"};
-    for (size_t i = 0; i < ARRAY_LEN(own); i++)
-        if (slice_eq_nocase(name, slice_str(own[i])))
-            return false;
-    return name.n <= HEADER_NAME_MAX && http_token_valid(name) && http_field_value_valid(value);
-}
-
-static int32_t op_resp_header(struct guest_call *call, struct slice name, struct slice value)
-{
-    struct event *ev = event_of(call);
-    bool handshake = ev->kind == GUEST_on_ws_handshake;
-    if (name.n + value.n > ev->fx.head.max)
-        return LIMIT;
-    if ((!handshake && ev->kind != GUEST_on_http) || !field_allowed(name, value))
-        return INVALID;
-    if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
-        if (!handshake || ev->chose_protocol ||
-            !http_field_list_has(&ev->ex->req, ev->ex->head, name, value))
-            return INVALID;
-        ev->chose_protocol = true;
-    }
-    const struct slice parts[] = {name, SLICE(": "), value, SLICE("\r\n")};
-    if (buf_reserve(&ev->fx.head, name.n + value.n + 4))
-        return LIMIT;
-    enum err e = ERR_NONE;
-    for (size_t i = 0; i < ARRAY_LEN(parts) && !e; i++)
-        e = buf_append(&ev->fx.head, parts[i]);
-    return e ? LIMIT : 0;
-}
-
-static int32_t op_resp_write(struct guest_call *call, struct slice data)
-{
-    struct event *ev = event_of(call);
-    if (ev->kind != GUEST_on_http)
-        return INVALID;
-    return buf_append(&ev->fx.body, data) ? LIMIT : 0;
-}
-
-static int32_t op_log(struct guest_call *call, uint32_t level, struct slice text)
-{
-    static const enum log_event events[] = {LOG_guest_debug, LOG_guest_info, LOG_guest_warn,
-                                            LOG_guest_error};
-    struct event *ev = event_of(call);
-    if (level >= ARRAY_LEN(events))
-        return INVALID;
-    if (log_begin(events[level])) {
-        log_text("module", slice_str(call->module->name));
-        log_id("conn_id", conn_id(ev->conn));
-        log_text("text", utf8_cut(text, LOG_TEXT_MAX));
-        log_end();
-    }
-    return 0;
-}
-
-static void op_failed(struct guest_call *call, enum err e, struct slice text)
+void event_failed(struct guest_call *call, enum err e, struct slice text)
 {
     struct event *ev = event_of(call);
     if (log_begin(LOG_guest_failed)) {
         log_text("module", slice_str(call->module->name));
-        log_id("conn_id", conn_id(ev->conn));
+        if (ev->conn)
+            log_id("conn_id", conn_id(ev->conn));
         log_text("code", slice_str(err_name(e)));
         log_text("detail", text);
         log_end();
@@ -245,40 +28,106 @@ static void op_failed(struct guest_call *call, enum err e, struct slice text)
         buf_clear(&ev->copy, 0);
 }
 
-const struct guest_ops event_ops = {
-    op_msg_read,       op_ws_send,    op_ws_close, op_attachment_get,
-    op_attachment_set, op_req_get,    op_req_body, op_resp_status,
-    op_resp_header,    op_resp_write, op_log,      op_failed};
-
 /* ---- commit ---- */
 
 static void attach(struct event *ev, struct conn *c, struct slice bytes)
 {
-    struct buf *b = c->attachment;
-    if (!b && (b = mem_alloc(sizeof(*b))) != NULL) {
-        buf_init(b, (uint32_t)ev->gw->config.limits.attachment);
-        c->attachment = b;
+    struct hub_conn *h = topics_conn(c);
+    if (h) {
+        h->attachment.max = (uint32_t)ev->gw->config.limits.attachment;
+        buf_clear(&h->attachment, 0);
+        h->attached = true;
     }
-    if (b)
-        buf_clear(b, 0);
-    if (!b || buf_append(b, bytes))
+    if (!h || buf_append(&h->attachment, bytes))
         conn_close(&ev->gw->net, c, CLOSE_NO_MEMORY);
 }
 
-static void apply(void *arg, const struct effect *e, struct slice bytes)
+/* Effects on a connection, which may have gone since the guest asked for them. */
+static enum err apply_conn(struct event *ev, const struct effect *e)
 {
-    struct event *ev = arg;
-    struct conn *c = reach(ev, e->conn);
+    struct gateway *gw = ev->gw;
+    struct conn *c = event_reach(ev, e->conn);
+    struct slice bytes = effects_bytes(&ev->fx, e), key = effects_key(&ev->fx, e);
     if (!c) {
         metrics.sends_skipped_total += e->kind == EFFECT_SEND;
     } else if (e->kind == EFFECT_SEND) {
         metrics.messages_sent_total++;
-        conn_write(&ev->gw->net, c, bytes, SLICE_NONE);
+        conn_write(&gw->net, c, bytes, SLICE_NONE);
+        if (conn_queued(c) > gw->ws.queue_max / 2)
+            conn_watch(c);
     } else if (e->kind == EFFECT_CLOSE) {
-        ws_conn_close(&ev->gw->ws, c, e->code, bytes, CLOSE_GUEST);
-    } else {
+        ws_conn_close(&gw->ws, c, e->code, bytes, CLOSE_GUEST);
+    } else if (e->kind == EFFECT_ATTACH) {
         attach(ev, c, bytes);
+    } else if (e->kind == EFFECT_SUBSCRIBE) {
+        return topics_join(&gw->topics, c, event_space(ev), key);
+    } else {
+        topics_leave(&gw->topics, c, event_space(ev), key);
     }
+    return ERR_NONE;
+}
+
+static enum err apply_kv(struct event *ev, const struct effect *e)
+{
+    struct kv *kv = &event_state(ev)->kv;
+    uint64_t now_ms = ev->gw->loop.now_ms;
+    if (e->code) {
+        kv_delete(kv, effects_key(&ev->fx, e));
+        return ERR_NONE;
+    }
+    return kv_set(kv, effects_key(&ev->fx, e), effects_bytes(&ev->fx, e),
+                  e->number ? now_ms + MIN(e->number, TTL_MAX_MS) : 0, now_ms);
+}
+
+static enum err apply_timer(struct event *ev, const struct effect *e)
+{
+    uint32_t module = gateway_module_number(ev->gw, ev->call.module);
+    if (e->kind == EFFECT_TIMER_CANCEL) {
+        timers_cancel(&ev->gw->timers, module, e->conn);
+        return ERR_NONE;
+    }
+    enum err err = timers_set(&ev->gw->timers, module, e->conn, e->ms, e->number);
+    event_state(ev)->n_timers += !err;
+    return err;
+}
+
+static void apply(void *arg, const struct effect *e)
+{
+    struct event *ev = arg;
+    enum err err;
+    if (e->kind == EFFECT_PUBLISH)
+        err = topics_publish(&ev->gw->topics, event_space(ev), effects_key(&ev->fx, e), e->conn,
+                             effects_bytes(&ev->fx, e));
+    else if (e->kind == EFFECT_KV)
+        err = apply_kv(ev, e);
+    else if (e->kind == EFFECT_TIMER || e->kind == EFFECT_TIMER_CANCEL)
+        err = apply_timer(ev, e);
+    else
+        err = apply_conn(ev, e);
+    if (err)
+        event_failed(&ev->call, err, slice_str("an effect could not be carried out"));
+}
+
+/* Whether all that the event read is as it was, and what it stores still fits. */
+static bool keys_unchanged(struct event *ev)
+{
+    struct kv *kv = &event_state(ev)->kv;
+    uint64_t now_ms = ev->gw->loop.now_ms;
+    bool read = ev->reads.len || ev->read_all;
+    if (ev->fx.counts[EFFECT_KV] && ev->kv_delta > 0 && !kv_fits(kv, ev->kv_delta, now_ms))
+        return false;
+    if (!read || kv->version == ev->kv_version)
+        return true;
+    for (size_t at = 0; at < ev->reads.len && !ev->read_all;) {
+        struct event_read r;
+        struct slice value;
+        memcpy(&r, ev->reads.p + at, sizeof(r));
+        at += sizeof(r);
+        if (kv_get(kv, slice_of(ev->reads.p + at, r.key_n), now_ms, &value) != r.version)
+            return false;
+        at += r.key_n;
+    }
+    return !ev->read_all;
 }
 
 static bool status_valid(int32_t status)
@@ -296,6 +145,8 @@ static void finish_http(struct event *ev, enum err e)
         e = ERR_GUEST_RESPONSE;
     if (!e && status)
         r = (struct http_response){(unsigned)status, SLICE_NONE, SLICE_NONE, SLICE_NONE};
+    if (!e)
+        effects_apply(&ev->fx, apply, ev);
     if (e)
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
     else
@@ -308,6 +159,8 @@ static void finish_handshake(struct event *ev, enum err e)
     int32_t status = (int32_t)ev->call.frame.values[0].bits;
     if (!e && status && !status_valid(status))
         e = ERR_GUEST_RESPONSE;
+    if (!e)
+        effects_apply(&ev->fx, apply, ev);
     if (e) {
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
     } else if (status) {
@@ -335,16 +188,6 @@ static void finish_ws(struct event *ev, enum err e)
         ws_conn_close(s, c, ws_close_code_valid(code) ? code : 1011, SLICE_NONE, CLOSE_GUEST);
 }
 
-void attachment_free(struct conn *c)
-{
-    struct buf *b = c->attachment;
-    if (!b)
-        return;
-    buf_done(b);
-    mem_free(b, sizeof(*b));
-    c->attachment = NULL;
-}
-
 /* Back to the list, with what it held. */
 static void event_free(struct event *ev)
 {
@@ -353,9 +196,26 @@ static void event_free(struct event *ev)
         http_exchange_free(ev->ex);
     effects_clear(&ev->fx);
     buf_clear(&ev->copy, KEEP_WARM);
+    buf_clear(&ev->reads, KEEP_WARM);
     ev->active = false;
     list_append(&ev->gw->free_events, &ev->call.node);
-    conn_release(&ev->gw->net, c);
+    if (c)
+        conn_release(&ev->gw->net, c);
+}
+
+/* What it read changed while it ran, before others: it runs again, on the same input. */
+static bool run_again(struct event *ev)
+{
+    if (keys_unchanged(ev) || ev->attempts == ATTEMPTS)
+        return false;
+    ev->attempts++;
+    metrics.guest_conflicts_total++;
+    effects_clear(&ev->fx);
+    buf_clear(&ev->reads, KEEP_WARM);
+    ev->read_all = ev->chose_protocol = false;
+    ev->kv_delta = 0;
+    memcpy(ev->call.frame.values, ev->args, sizeof(ev->args));
+    return guest_call_queue(&ev->gw->guests, &ev->call) == ERR_NONE;
 }
 
 static void done(struct guest_call *call, enum err e)
@@ -363,10 +223,20 @@ static void done(struct guest_call *call, enum err e)
     struct event *ev = event_of(call);
     struct net *net = &ev->gw->net;
     struct conn *c = ev->conn;
+    if (!e && run_again(ev))
+        return;
+    if (!e && !keys_unchanged(ev)) {
+        e = ERR_GUEST_CONFLICT;
+        event_failed(call, e, slice_str(err_text(e)));
+    }
     /* Before what follows: the next event of this connection may pause it again. */
     if (ev->kept)
         conn_resume(net, c);
-    if (c->protocol != PROTOCOL_WS && c->state != CONN_OPEN)
+    if (!e && (!c || ev->kind == GUEST_EXPORTS)) /* what it asks for can't be malformed */
+        effects_apply(&ev->fx, apply, ev);
+    if (!c)
+        ; /* a timer's: nobody waits for it */
+    else if (c->protocol != PROTOCOL_WS && c->state != CONN_OPEN)
         http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
     else if (ev->kind == GUEST_EXPORTS)
         exec_finish(ev, e);
@@ -377,7 +247,7 @@ static void done(struct guest_call *call, enum err e)
     else
         finish_ws(ev, e);
     if (ev->kind == GUEST_on_ws_close)
-        attachment_free(c);
+        topics_conn_free(&ev->gw->topics, c);
     event_free(ev);
 }
 
@@ -397,9 +267,11 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
             return NULL;
         memset(ev, 0, sizeof(*ev));
         buf_init(&ev->copy, MESSAGE_MAX);
+        buf_init(&ev->reads, READS_MAX);
         effects_init(&ev->fx);
     }
-    effects_limit(&ev->fx, (uint32_t)gw->config.modules[m - gw->modules].limits.output);
+    effects_limit(&ev->fx,
+                  (uint32_t)gw->config.modules[gateway_module_number(gw, m)].limits.output);
     ev->gw = gw;
     ev->conn = c;
     ev->kind = kind;
@@ -408,13 +280,16 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->chose_protocol = false;
     ev->message = SLICE_NONE;
     ev->active = true;
-    ev->kept = false;
+    ev->kept = ev->read_all = false;
+    ev->attempts = 0;
+    ev->kv_delta = 0;
     ev->call.module = m;
     ev->call.entry = entry;
     ev->call.done = done;
     ev->call.frame.n_args = 0;
     ev->call.frame.n_results = guest_export_returns(kind);
-    c->holds++;
+    if (c)
+        c->holds++;
     return ev;
 }
 
@@ -443,6 +318,7 @@ enum err event_start(struct event *ev)
 {
     struct gateway *gw = ev->gw;
     struct conn *c = ev->conn;
+    memcpy(ev->args, ev->call.frame.values, ev->call.frame.n_args * sizeof(ev->args[0]));
     enum err e = guest_call_start(&gw->guests, &ev->call);
     if (e) {
         event_free(ev);
@@ -455,6 +331,7 @@ enum err event_start(struct event *ev)
 
 enum err event_queue(struct event *ev)
 {
+    memcpy(ev->args, ev->call.frame.values, ev->call.frame.n_args * sizeof(ev->args[0]));
     enum err e = guest_call_queue(&ev->gw->guests, &ev->call);
     if (e)
         event_free(ev);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
@@ -220,7 +221,19 @@ enum err gateway_module_check(const struct config *config, uint32_t i, const str
 static bool phase_guests(void *arg)
 {
     struct gateway *gw = arg;
-    return guests_run(&gw->guests);
+    upgrade_drains(gw);
+    bool more = guests_run(&gw->guests);
+    uint64_t wake_ns = guests_wake_ns(&gw->guests), now_ns = gw->loop.now_ns;
+    if (wake_ns && !timer_is_set(&gw->throttle_timer))
+        wheel_set(&gw->loop.wheel, &gw->throttle_timer,
+                  wake_ns > now_ns ? (wake_ns - now_ns) / 1000000 : 0);
+    return topics_run(&gw->topics) || more;
+}
+
+/* Nothing to do: what it woke the loop for is in phase_guests. */
+static void throttle_over(void *arg, struct timer *t)
+{
+    (void)arg, (void)t;
 }
 
 /* After reaping, which may have queued a guest's last event of a connection. */
@@ -228,6 +241,25 @@ static bool phase_pending(void *arg)
 {
     const struct gateway *gw = arg;
     return !list_empty(&gw->guests.turns);
+}
+
+static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
+{
+    struct gateway *gw = owner;
+    struct guest_module *m = &gw->modules[module];
+    if (guests_queue_full(&gw->guests))
+        return false;
+    struct event *ev = event_new(gw, NULL, GUEST_on_timer, m, m->exports[GUEST_on_timer]);
+    if (!ev)
+        return false;
+    guest_arg(&ev->call, WASMTIME_I64, cookie);
+    return event_queue(ev) == ERR_NONE;
+}
+
+static void timer_gone(void *owner, uint32_t module)
+{
+    struct gateway *gw = owner;
+    gw->states[module].n_timers--;
 }
 
 /* Each step of a drain: whether all have gone, or the time is over. */
@@ -270,6 +302,34 @@ static void server_init(struct gateway *gw, struct http_server *s, uint8_t proto
     http_server_init(s, &gw->net, protocol);
 }
 
+void gateway_module_init(const struct config_module *m, struct guest_module *out)
+{
+    const struct config_module_limits *l = &m->limits;
+    guest_module_init(out, m->name);
+    out->allow = m->allow;
+    out->limits = (struct guest_module_limits){.memory = (uint32_t)l->memory,
+                                               .table_elements = (uint32_t)l->table_elements,
+                                               .deadline_ms = (uint32_t)l->deadline,
+                                               .timeout_ms = (uint32_t)l->timeout,
+                                               .cpu_ms = (uint32_t)l->cpu,
+                                               .calls = (uint32_t)l->calls};
+}
+
+void gateway_limits_raise(struct guest_limits *g, const struct config_module_limits *l)
+{
+    g->memory_max = MAX(g->memory_max, (uint32_t)l->memory);
+    g->table_max = MAX(g->table_max, (uint32_t)l->table_elements);
+}
+
+struct slice gateway_space(const struct gateway *gw, uint32_t module,
+                           const struct config_route *route)
+{
+    const struct config_module *m = &gw->config.modules[module];
+    if (route && route->space)
+        return slice_str(route->space);
+    return slice_str(*m->space ? m->space : m->name);
+}
+
 static void guest_limits_of(const struct config *c, struct guest_limits *out)
 {
     uint32_t slots = (uint32_t)c->limits.guests;
@@ -277,9 +337,27 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
                                  .slots_module = MAX(1u, slots / 4),
                                  .queue = (uint32_t)c->limits.guest_queue,
                                  .memory_max = 65536,
+                                 .table_max = 1,
                                  .budget_ns = GUEST_BUDGET_NS};
     for (uint32_t i = 0; i < c->n_modules; i++)
-        out->memory_max = MAX(out->memory_max, (uint32_t)c->modules[i].limits.memory);
+        gateway_limits_raise(out, &c->modules[i].limits);
+}
+
+/* Topics, timers and tables of guests' keys. */
+static void hub_init(struct gateway *gw)
+{
+    uint8_t seed[16];
+    sys_random(seed, sizeof(seed));
+    hash_seed(seed);
+    topics_init(&gw->topics, &gw->net);
+    gw->topics.deliver = upgrade_deliver;
+    timers_init(&gw->timers, &gw->loop);
+    gw->timers.due = timer_due;
+    gw->timers.gone = timer_gone;
+    gw->topics.owner = gw->timers.owner = gw;
+    buf_init(&gw->drains, UINT32_MAX);
+    loop_on(&gw->loop, LOOP_THROTTLE, NULL, throttle_over, gw);
+    gw->throttle_timer.kind = LOOP_THROTTLE;
 }
 
 enum err gateway_init(struct gateway *gw)
@@ -309,10 +387,16 @@ enum err gateway_init(struct gateway *gw)
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);
     guests_init(&gw->guests, &guest_limits, &event_ops, &gw->loop.now_ns);
-    gw->modules = mem_alloc((gw->config.n_modules + 1) * sizeof(*gw->modules));
-    if (!gw->modules)
+    size_t n = gw->config.n_modules + 1;
+    gw->modules = mem_alloc(n * sizeof(*gw->modules));
+    gw->states = mem_alloc(n * sizeof(*gw->states));
+    if (!gw->modules || !gw->states)
         return ERR_NO_MEMORY;
-    memset(gw->modules, 0, (gw->config.n_modules + 1) * sizeof(*gw->modules));
+    memset(gw->modules, 0, n * sizeof(*gw->modules));
+    memset(gw->states, 0, n * sizeof(*gw->states));
+    for (uint32_t i = 0; i < gw->config.n_modules; i++)
+        kv_init(&gw->states[i].kv, gw->config.modules[i].limits.kv);
+    hub_init(gw);
     gw->reserve = sys_reserve_open();
     return ERR_NONE;
 }
@@ -363,6 +447,8 @@ void gateway_done(struct gateway *gw)
     for (unsigned i = 0; i < gw->n_listeners; i++)
         sys_close(gw->listeners[i].fd);
     sys_close(gw->reserve);
+    timers_done(&gw->timers);
+    topics_done(&gw->topics);
     net_done(&gw->net);
     loop_done(&gw->loop);
 }

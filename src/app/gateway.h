@@ -3,7 +3,8 @@
  *
  *   gateway.c    listeners, routes, draining
  *   upgrade.c    the opening handshake, messages, the end of WebSockets
- *   event.c      guests' events: what host functions answer, commit or discard
+ *   event.c      guests' events: start, commit or discard
+ *   event_ops.c  what host functions answer to them
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
  */
@@ -14,6 +15,9 @@
 #include "guest/guest.h"
 #include "http/http_exchange.h"
 #include "hub/effects.h"
+#include "hub/kv.h"
+#include "hub/timers.h"
+#include "hub/topics.h"
 #include "ws/ws_conn.h"
 
 enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS };
@@ -26,6 +30,12 @@ struct listener {
 };
 enum { LISTENERS_MAX = 16 };
 
+/* What a module keeps in the host, whatever instance or version of it runs. */
+struct module_state {
+    struct kv kv;
+    uint32_t n_timers;
+};
+
 struct gateway {
     struct config config;
     struct loop loop;
@@ -34,6 +44,11 @@ struct gateway {
     struct ws_server ws;
     struct guests guests;
     struct guest_module *modules; /* as config.modules */
+    struct module_state *states;  /* likewise */
+    struct topics topics;
+    struct timers timers;
+    struct buf drains;           /* ids of connections that on_ws_drain is to be told of */
+    struct timer throttle_timer; /* when a module may run again that used up its CPU time */
     struct listener listeners[LISTENERS_MAX];
     unsigned n_listeners;
     int reserve; /* a descriptor to give up when they run out */
@@ -43,18 +58,29 @@ struct gateway {
     struct list free_events;
 };
 
+struct event_read { /* a key that an event read, and in which version */
+    uint64_t version;
+    uint32_t key_n;
+};
+
 /* A guest's event: one call of an export, from its start to its commit. */
 struct event {
     struct guest_call call;
     struct gateway *gw;
-    struct conn *conn;                     /* held */
+    struct conn *conn;                     /* held; NULL: a timer's */
     enum guest_export kind;                /* GUEST_EXPORTS: exec */
     const struct guest_function *function; /* exec's */
     struct http_exchange *ex; /* on_http, handshake, exec: the connection's; open: ours */
     struct slice message;
     struct buf copy; /* of the message, once the event outlives its input; then why it failed */
     struct effects fx;
-    bool active, kept, chose_protocol; /* kept: it outlived its input, which is paused */
+    struct buf reads; /* struct event_read and its key, again and again */
+    bool read_all;    /* it read more than that holds */
+    uint8_t attempts; /* to run it again */
+    uint64_t kv_version;
+    int64_t kv_delta;                        /* bytes that its changes of keys add */
+    struct weir_value args[WEIR_VALUES_MAX]; /* for another attempt */
+    bool active, kept, chose_protocol;       /* kept: it outlived its input, which is paused */
 };
 
 /* gateway.c */
@@ -63,6 +89,12 @@ struct event {
 enum conn_ready gateway_ready(const struct gateway *gw, const struct guest_module *m);
 /* config is set; modules and listeners are added afterwards. */
 enum err gateway_init(struct gateway *gw) MUST_USE;
+/* Raises what an engine must have room for to what a module may have. */
+void gateway_limits_raise(struct guest_limits *g, const struct config_module_limits *l);
+void gateway_module_init(const struct config_module *m, struct guest_module *out);
+/* Where a module's topics live, or a route's. */
+struct slice gateway_space(const struct gateway *gw, uint32_t module,
+                           const struct config_route *route);
 /* Whether a module exports what its routes need; why: what is missing. */
 enum err gateway_module_check(const struct config *config, uint32_t i, const struct guest_module *m,
                               struct buf *why) MUST_USE;
@@ -74,14 +106,26 @@ void gateway_done(struct gateway *gw);
 
 /* upgrade.c */
 void upgrade_init(struct gateway *gw);
+/* Starts on_ws_drain for those that wait for it, as far as guests have room. */
+void upgrade_drains(struct gateway *gw);
+/* Hands a published frame to a WebSocket. */
+void upgrade_deliver(void *owner, struct conn *c, struct slice frame);
 void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route);
 /* The 101, with a guest's fields; chosen: Sec-WebSocket-Protocol is among them. */
 void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen);
 struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c); /* NULL: built in */
 
-/* event.c */
+/* event_ops.c */
 extern const struct guest_ops event_ops;
-/* NULL: no memory. Arguments are added with guest_arg. */
+/* A connection that the guest may reach: an open WebSocket of its own module. NULL: there is none.
+ */
+struct conn *event_reach(struct event *ev, uint64_t id);
+struct slice event_space(const struct event *ev); /* where its topics live */
+bool event_topic_valid(const struct gateway *gw, struct slice name);
+
+/* event.c */
+void event_failed(struct guest_call *call, enum err e, struct slice text);
+/* conn NULL: a timer's. NULL: no memory. Arguments are added with guest_arg. */
 struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export kind,
                         struct guest_module *m, const struct weir_entry *entry);
 /* Starts an event that answers an HTTP request; answers it with the error where it can't. */
@@ -90,7 +134,21 @@ void event_start_http(struct event *ev);
 enum err event_start(struct event *ev) MUST_USE;
 /* The same, but it waits for a turn of its module in any case, as it is not input that could. */
 enum err event_queue(struct event *ev) MUST_USE;
-void attachment_free(struct conn *c);
+
+static inline uint32_t gateway_module_number(const struct gateway *gw, const struct guest_module *m)
+{
+    return (uint32_t)(m - gw->modules);
+}
+
+static inline struct module_state *event_state(const struct event *ev)
+{
+    return &ev->gw->states[gateway_module_number(ev->gw, ev->call.module)];
+}
+
+static inline const struct config_module *event_config(const struct event *ev)
+{
+    return &ev->gw->config.modules[gateway_module_number(ev->gw, ev->call.module)];
+}
 
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);

@@ -378,7 +378,7 @@ static bool module_check(struct supervisor *s, struct guests *g, uint32_t i)
     if (s->modules[i].fd < 0)
         return false; /* said already */
     buf_init(&why, 8192);
-    guest_module_init(&module, m->name, (uint32_t)m->limits.memory, 1, 1);
+    gateway_module_init(m, &module);
     bool pulley = strcmp(m->engine, "pulley") == 0;
     enum err e = guest_load(g, &module, pulley, s->modules[i].fd, &why);
     e = e ? e : gateway_module_check(&s->config, i, &module, &why);
@@ -399,7 +399,7 @@ int supervisor_check(const char *file)
         return EXIT_FAILURE;
     bool ok = modules_open(s);
     for (uint32_t i = 0; i < s->config.n_modules; i++)
-        limits.memory_max = MAX(limits.memory_max, (uint32_t)s->config.modules[i].limits.memory);
+        gateway_limits_raise(&limits, &s->config.modules[i].limits);
     guests_init(&guests, &limits, &event_ops, &now_ns);
     for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++)
         ok = module_check(s, &guests, i) && ok;

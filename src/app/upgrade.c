@@ -18,7 +18,108 @@ static enum conn_ready ready(void *owner, struct conn *c)
 {
     struct gateway *gw = owner;
     const struct guest_module *m = upgrade_module(gw, c);
-    return m ? gateway_ready(gw, m) : CONN_ALWAYS;
+    if (m)
+        return gateway_ready(gw, m);
+    bool echo = gw->config.routes[c->route].handler == HANDLER_ECHO;
+    return echo                                                     ? CONN_ALWAYS
+           : topics_room(&gw->topics, 1, gw->config.limits.message) ? CONN_TURN
+                                                                    : CONN_NO_ROOM;
+}
+
+static const struct config_route *route_of(const struct gateway *gw, const struct conn *c)
+{
+    return &gw->config.routes[c->route];
+}
+
+static struct slice public_space(const struct config_route *route)
+{
+    return slice_str(route->space ? route->space : "public");
+}
+
+/* The handlers echo and pubsub: to all in the sender's topic, of which it has one. */
+static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, struct slice data)
+{
+    const struct config_route *route = route_of(gw, c);
+    const struct hub_conn *h = c->hub;
+    if (route->handler == HANDLER_ECHO) {
+        metrics.messages_sent_total++;
+        ws_conn_send(&gw->ws, c, kind, data);
+        return;
+    }
+    const struct topic *topic = h->members->topic;
+    size_t space_n = public_space(route).n + 1;
+    struct buf frame;
+    uint8_t header[WS_HEADER_MAX];
+    size_t n = ws_frame_header(header, kind, true, data.n);
+    buf_init(&frame, (uint32_t)(n + data.n));
+    enum err e = buf_append(&frame, slice_of(header, n));
+    e = e ? e : buf_append(&frame, data);
+    e = e ? e
+          : topics_publish(&gw->topics, public_space(route),
+                           slice_of(topic->key + space_n, topic->key_n - space_n), 0,
+                           buf_slice(&frame));
+    buf_done(&frame);
+    if (e)
+        ws_conn_fail(&gw->ws, c, e, CLOSE_NO_MEMORY);
+}
+
+void upgrade_deliver(void *owner, struct conn *c, struct slice frame)
+{
+    struct gateway *gw = owner;
+    if (c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
+        return;
+    metrics.messages_sent_total++;
+    conn_write(&gw->net, c, frame, SLICE_NONE);
+    if (conn_queued(c) > gw->ws.queue_max / 2)
+        conn_watch(c);
+}
+
+static void drained(void *owner, struct conn *c)
+{
+    struct gateway *gw = owner;
+    uint64_t id = conn_id(c);
+    if (c->flags & WS_DRAIN_DUE || !entry_of(upgrade_module(gw, c), GUEST_on_ws_drain))
+        return;
+    if (buf_append(&gw->drains, slice_of(&id, sizeof(id))) == ERR_NONE)
+        c->flags |= WS_DRAIN_DUE;
+    else
+        conn_watch(c); /* when there is more to send */
+}
+
+/* true: it need not be asked again. */
+static bool drain_event(struct gateway *gw, uint64_t id)
+{
+    struct conn *c = conn_get(&gw->net, id);
+    struct guest_module *m = c ? upgrade_module(gw, c) : NULL;
+    const struct weir_entry *entry = entry_of(m, GUEST_on_ws_drain);
+    if (!entry || c->flags & WS_CLOSE_SENT)
+        return true;
+    if (c->holds || guests_queue_full(&gw->guests))
+        return false; /* events of a connection run one at a time */
+    struct event *ev = event_new(gw, c, GUEST_on_ws_drain, m, entry);
+    if (!ev)
+        return false;
+    c->flags &= (uint8_t)~WS_DRAIN_DUE;
+    guest_arg(&ev->call, WASMTIME_I64, id);
+    ev->kept = true;
+    conn_pause(c);
+    if (event_queue(ev) == ERR_NONE)
+        return true;
+    c->flags |= WS_DRAIN_DUE;
+    conn_resume(&gw->net, c);
+    return false;
+}
+
+void upgrade_drains(struct gateway *gw)
+{
+    size_t n = gw->drains.len / sizeof(uint64_t), kept = 0;
+    uint64_t *ids = (uint64_t *)gw->drains.p;
+    for (size_t i = 0; i < n; i++)
+        if (!drain_event(gw, ids[i]))
+            ids[kept++] = ids[i];
+    gw->drains.len = (uint32_t)(kept * sizeof(uint64_t));
+    if (!kept)
+        buf_clear(&gw->drains, 0);
 }
 
 static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)
@@ -26,8 +127,7 @@ static void message(void *owner, struct conn *c, enum ws_opcode kind, struct sli
     struct gateway *gw = owner;
     struct guest_module *m = upgrade_module(gw, c);
     if (!m) {
-        metrics.messages_sent_total++;
-        ws_conn_send(&gw->ws, c, kind, data);
+        built_in(gw, c, kind, data);
         return;
     }
     const struct weir_entry *entry = entry_of(m, GUEST_on_ws_message);
@@ -57,8 +157,9 @@ static bool closed(void *owner, struct conn *c)
     struct gateway *gw = owner;
     struct guest_module *m = upgrade_module(gw, c);
     const struct weir_entry *entry = entry_of(m, GUEST_on_ws_close);
+    topics_leave_all(&gw->topics, c);
     if (!entry || !(c->flags & WS_OPENED)) {
-        attachment_free(c);
+        topics_conn_free(&gw->topics, c);
         return true;
     }
     if (c->holds || guests_queue_full(&gw->guests))
@@ -106,6 +207,14 @@ static struct slice protocol_choose(const struct config_route *route,
     return SLICE_NONE;
 }
 
+/* What a route's last * stands for in this request, or all of its path. */
+static struct slice pubsub_topic(const struct config_route *route, const struct http_exchange *ex)
+{
+    struct slice path = http_span_slice(ex->head, ex->req.path), own = slice_str(route->path);
+    size_t skip = own.p[own.n - 1] == '*' ? own.n - 1 : 0;
+    return slice_of(path.p + skip, path.n - skip);
+}
+
 void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen)
 {
     static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -121,6 +230,10 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
         ok = conn_write(&gw->net, c, SLICE("\r\nSec-WebSocket-Protocol: "), protocol);
     ok = ok && conn_write(&gw->net, c, SLICE("\r\n"), fields) &&
          conn_write(&gw->net, c, SLICE("\r\n"), SLICE_NONE);
+    struct slice topic = pubsub_topic(route, ex);
+    enum err joined = ERR_NONE;
+    if (route->handler == HANDLER_PUBSUB)
+        joined = topics_join(&gw->topics, c, public_space(route), topic);
     struct http_exchange *kept = http_exchange_detach(c);
     ws_conn_start(&gw->ws, c, PROTOCOL_WS);
     if (log_begin(LOG_connection_open)) {
@@ -132,6 +245,8 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
         open_event(gw, c, upgrade_module(gw, c), kept);
     else
         http_exchange_free(kept);
+    if (joined)
+        ws_conn_fail(&gw->ws, c, joined, CLOSE_NO_MEMORY);
     if (gw->draining) /* it began before that */
         ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING), SLICE_NONE, CLOSE_SHUTDOWN);
 }
@@ -158,6 +273,9 @@ void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     enum err e = handshake_check(ex, &gw->config.routes[route]);
     c->route = route;
     struct guest_module *m = upgrade_module(gw, c);
+    if (!e && gw->config.routes[route].handler == HANDLER_PUBSUB &&
+        !event_topic_valid(gw, pubsub_topic(&gw->config.routes[route], ex)))
+        e = ERR_NOT_FOUND;
     if (!e && gw->draining)
         e = ERR_DRAINING;
     if (!e && m && guests_full(&gw->guests, m))
@@ -191,6 +309,7 @@ void upgrade_init(struct gateway *gw)
     gw->ws.close_timeout_ms = gw->config.limits.close_timeout;
     gw->ws.ready = ready;
     gw->ws.message = message;
+    gw->ws.drained = drained;
     gw->ws.closed = closed;
     ws_server_init(&gw->ws, &gw->net, PROTOCOL_WS);
 }

@@ -43,8 +43,7 @@ static bool load(struct gateway *gw, uint32_t i, int fd)
     struct guest_module *out = &gw->modules[i];
     struct buf why;
     buf_init(&why, 8192);
-    guest_module_init(out, m->name, (uint32_t)m->limits.memory, (uint32_t)m->limits.deadline,
-                      (uint32_t)m->limits.timeout);
+    gateway_module_init(m, out);
     bool pulley = strcmp(m->engine, "pulley") == 0;
     enum err e = guest_load(&gw->guests, out, pulley, fd, &why);
     e = e ? e : gateway_module_check(&gw->config, i, out, &why);

@@ -20,25 +20,27 @@
 
 #include "base/buf.h"
 #include "base/list.h"
+#include "guest/host.h"
 
 struct guest_call;
 
-/* What host functions do; `call` names the event. Slices point into guest memory: copy. Reads
- * return the full length and write nothing where cap is too small (sdk/c/weir.h). They
- * run on the guest's fiber, whose stack is small: append and return. */
+/* A parameter of a host function, as its row spells it (tbl/host.def). */
+struct guest_param {
+    uint64_t v; /* i, l */
+    uint8_t *p; /* B, P; inside of the guest's memory: for the time of the call */
+    uint32_t n;
+};
+
+static inline struct slice guest_bytes(const struct guest_param *a)
+{
+    return slice_of(a->p, a->n);
+}
+
+/* What host functions do; `call` names the event. Reads return the full length and write nothing
+ * where cap is too small (sdk/c/weir.h). They run on the guest's fiber, whose stack is small:
+ * append and return. */
 struct guest_ops {
-    int32_t (*msg_read)(struct guest_call *call, uint8_t *p, uint32_t cap);
-    int32_t (*ws_send)(struct guest_call *call, uint64_t conn, uint32_t kind, struct slice data);
-    int32_t (*ws_close)(struct guest_call *call, uint64_t conn, uint32_t code, struct slice why);
-    int32_t (*attachment_get)(struct guest_call *call, uint64_t conn, uint8_t *p, uint32_t cap);
-    int32_t (*attachment_set)(struct guest_call *call, struct slice data);
-    int32_t (*req_get)(struct guest_call *call, uint32_t field, struct slice name, uint8_t *p,
-                       uint32_t cap);
-    int32_t (*req_body)(struct guest_call *call, uint32_t offset, uint8_t *p, uint32_t cap);
-    int32_t (*resp_status)(struct guest_call *call, uint32_t code);
-    int32_t (*resp_header)(struct guest_call *call, struct slice name, struct slice value);
-    int32_t (*resp_write)(struct guest_call *call, struct slice data);
-    int32_t (*log)(struct guest_call *call, uint32_t level, struct slice text);
+    int64_t (*host[GUEST_HOSTS])(struct guest_call *call, const struct guest_param *a);
     void (*failed)(struct guest_call *call, enum err e, struct slice text); /* trap, with names */
 };
 
@@ -46,7 +48,15 @@ struct guest_limits {
     uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
     uint32_t slots_module; /* instances of one module, so that others find a slot */
     uint32_t memory_max;   /* the largest of all modules, bytes */
+    uint32_t table_max;    /* likewise, elements */
     uint64_t budget_ns;    /* of all guests in an iteration; the last slice may exceed it */
+};
+
+struct guest_module_limits {
+    uint32_t memory, table_elements; /* bytes; of each table */
+    uint32_t deadline_ms, timeout_ms;
+    uint32_t cpu_ms; /* running time a second of all its calls; 0: no bound */
+    uint32_t calls;  /* of host functions in an event */
 };
 
 /* Exports with a meaning: GUEST_EXPORT(name, parameters as i and l, whether it returns an i32). */
@@ -55,7 +65,9 @@ struct guest_limits {
     GUEST_EXPORT(on_ws_handshake, "l", true)                                                       \
     GUEST_EXPORT(on_ws_open, "l", false)                                                           \
     GUEST_EXPORT(on_ws_message, "lii", true)                                                       \
-    GUEST_EXPORT(on_ws_close, "lii", false)
+    GUEST_EXPORT(on_ws_drain, "l", false)                                                          \
+    GUEST_EXPORT(on_ws_close, "lii", false)                                                        \
+    GUEST_EXPORT(on_timer, "l", false)
 
 enum guest_export {
 #define GUEST_EXPORT(name, params, result) GUEST_##name,
@@ -72,7 +84,8 @@ struct guest_function { /* an export that /api/exec may call */
 
 struct guest_module {
     char name[65];
-    uint32_t memory, deadline_ms, timeout_ms;
+    struct guest_module_limits limits;
+    uint64_t allow; /* bits of enum guest_host */
     bool pulley;
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
@@ -83,7 +96,8 @@ struct guest_module {
     uint32_t running;    /* calls that have an instance */
     struct list ready;   /* calls whose slice was used up */
     struct list waiting; /* calls without an instance yet */
-    struct list turn;    /* among the modules that have either */
+    struct list turn;    /* among the modules that have either, or that are throttled */
+    uint64_t cpu_since_ns, cpu_used_ns; /* the second that is counted, and what it was used for */
     struct guests *guests;
 };
 
@@ -92,11 +106,11 @@ struct guests {
     struct guest_ops ops;
     wasm_engine_t *engines[2]; /* native, pulley */
     wasmtime_linker_t *linkers[2];
-    const uint64_t *now_ns; /* the loop's: when this iteration began */
-    uint64_t clock_ns;      /* when a guest last ended or yielded */
-    uint64_t shut_ns;       /* when one did that ended guests' time of its iteration */
-    bool owed;              /* this iteration belongs to suspended calls */
-    struct list turns;
+    const uint64_t *now_ns;       /* the loop's: when this iteration began */
+    uint64_t clock_ns;            /* when a guest last ended or yielded */
+    uint64_t shut_ns;             /* when one did that ended guests' time of its iteration */
+    bool owed;                    /* this iteration belongs to suspended calls */
+    struct list turns, throttled; /* modules with calls; the second: whose CPU time is used up */
     uint32_t running, waiting;
 };
 
@@ -108,7 +122,7 @@ struct guest_call {
     wasmtime_store_t *store;
     struct weir_call_frame frame;
     uint64_t started_ns, slice_ns; /* when it began; when its present slice did */
-    uint32_t used_ticks;
+    uint32_t used_ticks, host_calls;
     bool ran;                                          /* it had an instance */
     enum err over;                                     /* why the epoch callback ended it */
     void (*done)(struct guest_call *call, enum err e); /* once; may free the call */
@@ -119,8 +133,8 @@ void guests_init(struct guests *g, const struct guest_limits *limits, const stru
 void guests_done(struct guests *g);
 
 const char *guest_engine_version(void);
-void guest_module_init(struct guest_module *m, const char *name, uint32_t memory,
-                       uint32_t deadline_ms, uint32_t timeout_ms);
+/* Whoever calls it sets limits and allow next. */
+void guest_module_init(struct guest_module *m, const char *name);
 /* Loads compiled code from fd, which it takes. The module stays where it is until guest_unload.
  * ERR_MODULE_REFUSED: why says what is wrong with it. */
 enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int fd,
@@ -142,6 +156,8 @@ enum err guest_call_start(struct guests *g, struct guest_call *c) MUST_USE;
 enum err guest_call_queue(struct guests *g, struct guest_call *c) MUST_USE;
 /* The loop's phase: slices of suspended and waiting calls in turn. true: more is ready. */
 bool guests_run(struct guests *g);
+/* When a throttled module may go on; 0: there is none. */
+uint64_t guests_wake_ns(const struct guests *g);
 
 static inline void guest_arg(struct guest_call *c, uint8_t kind, uint64_t bits)
 {
@@ -152,6 +168,7 @@ bool guest_export_returns(enum guest_export x); /* an i32 */
 
 /* Between the files of guest/. */
 enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
+enum err guest_host_allow(const struct guest_module *m, struct buf *why) MUST_USE;
 void guest_ticker_engine(int which, wasm_engine_t *engine); /* NULL: gone */
 
 #endif

@@ -62,9 +62,9 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
         return NULL;
     }
     c->used_ticks++;
-    if (c->used_ticks > c->module->deadline_ms)
+    if (c->used_ticks > c->module->limits.deadline_ms)
         c->over = ERR_GUEST_DEADLINE;
-    else if (now_ns - c->started_ns > c->module->timeout_ms * UINT64_C(1000000))
+    else if (now_ns - c->started_ns > c->module->limits.timeout_ms * UINT64_C(1000000))
         c->over = ERR_GUEST_TIMEOUT;
     if (c->over)
         return wasmtime_error_new(err_text(c->over));
@@ -82,8 +82,8 @@ static bool start(struct guests *g, struct guest_call *c)
     wasmtime_context_t *context = wasmtime_store_context(c->store);
     wasmtime_store_epoch_deadline_callback(c->store, on_epoch, c, NULL);
     wasmtime_context_set_epoch_deadline(context, 1);
-    if (m->memory < g->limits.memory_max)
-        wasmtime_store_limiter(c->store, m->memory, -1, -1, -1, -1);
+    if (m->limits.memory < g->limits.memory_max || m->limits.table_elements < g->limits.table_max)
+        wasmtime_store_limiter(c->store, m->limits.memory, m->limits.table_elements, -1, -1, -1);
     c->frame.has_memory = false;
     c->frame.trap = -1;
     c->frame.error = NULL;
@@ -141,7 +141,8 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
     if (polled < 0) {
         /* What is neither is a failed instantiation: its memory does not fit, or no slot does. */
         e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;
-        if (c->over)
+        metrics.guest_failed_total[e]++;
+        if (e == ERR_GUEST_DEADLINE || e == ERR_GUEST_TIMEOUT)
             metrics.guest_deadlines_total++;
         else
             metrics.guest_traps_total++;
@@ -174,9 +175,55 @@ bool guests_queue_full(const struct guests *g)
     return g->waiting >= g->limits.queue + QUEUE_OWN;
 }
 
+#define SECOND_NS UINT64_C(1000000000)
+
+static bool throttled(const struct guests *g, const struct guest_module *m)
+{
+    return m->limits.cpu_ms && m->cpu_used_ns >= m->limits.cpu_ms * UINT64_C(1000000) &&
+           *g->now_ns - m->cpu_since_ns < SECOND_NS;
+}
+
+/* Counts running time. What was used beyond the limit is taken from the next second. */
+static void cpu_count(const struct guests *g, struct guest_module *m, uint64_t ns)
+{
+    uint64_t limit = m->limits.cpu_ms * UINT64_C(1000000);
+    if (!limit)
+        return;
+    if (*g->now_ns - m->cpu_since_ns >= SECOND_NS) {
+        m->cpu_since_ns = *g->now_ns;
+        m->cpu_used_ns = m->cpu_used_ns > limit ? m->cpu_used_ns - limit : 0;
+    }
+    metrics.guest_throttled_total += m->cpu_used_ns < limit && m->cpu_used_ns + ns >= limit;
+    m->cpu_used_ns += ns;
+}
+
+uint64_t guests_wake_ns(const struct guests *g)
+{
+    uint64_t first = 0;
+    for (const struct list *n = g->throttled.next; n != &g->throttled; n = n->next) {
+        const struct guest_module *m = CONTAINER_OF(n, struct guest_module, turn);
+        uint64_t at = m->cpu_since_ns + SECOND_NS;
+        first = first && first < at ? first : at;
+    }
+    return first;
+}
+
+/* Those whose second is over take turns again. */
+static void unthrottle(struct guests *g)
+{
+    for (struct list *n = g->throttled.next, *next; n != &g->throttled; n = next) {
+        struct guest_module *m = CONTAINER_OF(n, struct guest_module, turn);
+        next = n->next;
+        if (throttled(g, m))
+            continue;
+        list_remove(n);
+        list_append(&g->turns, n);
+    }
+}
+
 static bool slot_free(const struct guests *g, const struct guest_module *m)
 {
-    return g->running < g->limits.slots && m->running < g->limits.slots_module;
+    return !throttled(g, m) && g->running < g->limits.slots && m->running < g->limits.slots_module;
 }
 
 static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
@@ -191,6 +238,7 @@ static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
 static void step(struct guests *g, struct guest_call *c)
 {
     ticker_arm();
+    struct guest_module *m = c->module;
     uint64_t start_ns = c->slice_ns = sys_now_ns();
     int r = weir_call_poll(c->call);
     if (r == 0) {
@@ -200,6 +248,7 @@ static void step(struct guests *g, struct guest_call *c)
         finish(g, c, r);
     }
     g->clock_ns = sys_now_ns();
+    cpu_count(g, m, g->clock_ns - start_ns);
     /* One slice that is used up, or a long end (a large memory is cleared), is all that an
      * iteration has: the loop is back within a tick and whatever the guest's last instruction took.
      */
@@ -219,7 +268,7 @@ bool guests_full(const struct guests *g, const struct guest_module *m)
 
 static void reset(struct guests *g, struct guest_call *c)
 {
-    c->used_ticks = 0;
+    c->used_ticks = c->host_calls = 0;
     c->over = ERR_NONE;
     c->ran = false;
     c->started_ns = *g->now_ns;
@@ -259,7 +308,7 @@ static void take_waiting(struct guests *g, struct guest_module *m)
 {
     struct guest_call *c = CONTAINER_OF(list_pop(&m->waiting), struct guest_call, node);
     metrics.guests_waiting = --g->waiting;
-    if (*g->now_ns - c->started_ns > m->timeout_ms * UINT64_C(1000000)) {
+    if (*g->now_ns - c->started_ns > m->limits.timeout_ms * UINT64_C(1000000)) {
         metrics.guest_deadlines_total++;
         g->ops.failed(c, ERR_GUEST_TIMEOUT, slice_str("it waited too long for its turn"));
         c->done(c, ERR_GUEST_TIMEOUT);
@@ -285,6 +334,7 @@ static bool turn(struct guests *g, struct guest_module *m)
 bool guests_run(struct guests *g)
 {
     uint32_t idle = 0; /* modules in a row that could not run */
+    unthrottle(g);
     if (list_empty(&g->turns)) {
         g->owed = false;
         return false;
@@ -296,6 +346,10 @@ bool guests_run(struct guests *g)
     g->owed = false;
     do {
         struct guest_module *m = CONTAINER_OF(list_pop(&g->turns), struct guest_module, turn);
+        if (throttled(g, m)) {
+            list_append(&g->throttled, &m->turn);
+            continue;
+        }
         idle = turn(g, m) ? 0 : idle + 1;
         bool more = !list_empty(&m->ready) || !list_empty(&m->waiting);
         if (more && list_empty(&m->turn))

@@ -1,100 +1,17 @@
-/* The import module weir_v1: looks at pointers, then asks struct guest_ops. Host functions run on
- * the guest's fiber: they copy and return, and never call back into a guest. */
+/* The import module weir_v1: looks at pointers, then calls the program's function. Host functions
+ * run on the guest's fiber: they copy and return, and never call back into a guest. */
 #include <stdio.h>
 
+#include "base/metrics.h"
 #include "guest/guest.h"
 
-/* A parameter as its row spells it: i an int, l a long, B (ptr, len) read by the host, P (ptr, cap)
- * written by it. */
-struct host_arg {
-    uint64_t v; /* i, l */
-    uint8_t *p; /* B, P; inside of the guest's memory */
-    uint32_t n;
-};
-
-static struct slice bytes(const struct host_arg *a)
-{
-    return slice_of(a->p, a->n);
-}
-
-typedef int32_t host_fn(const struct guest_ops *ops, struct guest_call *c,
-                        const struct host_arg *a);
-
-static int32_t msg_read(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->msg_read(c, a[0].p, a[0].n);
-}
-
-static int32_t ws_send(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->ws_send(c, a[0].v, (uint32_t)a[1].v, bytes(&a[2]));
-}
-
-static int32_t ws_close(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->ws_close(c, a[0].v, (uint32_t)a[1].v, bytes(&a[2]));
-}
-
-static int32_t ws_attachment_get(const struct guest_ops *ops, struct guest_call *c,
-                                 const struct host_arg *a)
-{
-    return ops->attachment_get(c, a[0].v, a[1].p, a[1].n);
-}
-
-static int32_t ws_attachment_set(const struct guest_ops *ops, struct guest_call *c,
-                                 const struct host_arg *a)
-{
-    return ops->attachment_set(c, bytes(&a[0]));
-}
-
-static int32_t req_get(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->req_get(c, (uint32_t)a[0].v, bytes(&a[1]), a[2].p, a[2].n);
-}
-
-static int32_t req_body(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->req_body(c, (uint32_t)a[0].v, a[1].p, a[1].n);
-}
-
-static int32_t resp_status(const struct guest_ops *ops, struct guest_call *c,
-                           const struct host_arg *a)
-{
-    return ops->resp_status(c, (uint32_t)a[0].v);
-}
-
-static int32_t resp_header(const struct guest_ops *ops, struct guest_call *c,
-                           const struct host_arg *a)
-{
-    return ops->resp_header(c, bytes(&a[0]), bytes(&a[1]));
-}
-
-static int32_t resp_write(const struct guest_ops *ops, struct guest_call *c,
-                          const struct host_arg *a)
-{
-    return ops->resp_write(c, bytes(&a[0]));
-}
-
-static int32_t host_log(const struct guest_ops *ops, struct guest_call *c, const struct host_arg *a)
-{
-    return ops->log(c, (uint32_t)a[0].v, bytes(&a[1]));
-}
-
 static const struct host_row {
-    const char *name, *params;
-    host_fn *fn;
-} rows[] = {
-    {"msg_read", "P", msg_read},
-    {"ws_send", "liB", ws_send},
-    {"ws_close", "liB", ws_close},
-    {"ws_attachment_get", "lP", ws_attachment_get},
-    {"ws_attachment_set", "B", ws_attachment_set},
-    {"req_get", "iBP", req_get},
-    {"req_body", "iP", req_body},
-    {"resp_status", "i", resp_status},
-    {"resp_header", "BB", resp_header},
-    {"resp_write", "B", resp_write},
-    {"log", "iB", host_log},
+    const char *name, *group, *params, *text;
+    char result;
+} rows[GUEST_HOSTS] = {
+#define HOST(name, group, params, result, text) {#name, #group, params, text, result},
+#include "tbl/host.def"
+#undef HOST
 };
 
 /* The instance's memory now; during a start function there is no instance handle yet. */
@@ -123,8 +40,12 @@ static wasm_trap_t *host_call(void *env, wasmtime_caller_t *caller, wasmtime_val
     const struct host_row *row = env;
     struct guest_call *c = wasmtime_context_get_data(wasmtime_caller_context(caller));
     struct slice memory = memory_of(c, caller);
-    struct host_arg args[4];
+    struct guest_param args[4];
     (void)n;
+    if (++c->host_calls > c->module->limits.calls) {
+        c->over = ERR_GUEST_CALLS;
+        return wasmtime_trap_new_code(WASMTIME_TRAP_CODE_INTERRUPT);
+    }
     for (size_t i = 0, at = 0; row->params[i]; i++) {
         if (row->params[i] == 'l') {
             args[i].v = (uint64_t)v[at++].i64;
@@ -138,13 +59,18 @@ static wasm_trap_t *host_call(void *env, wasmtime_caller_t *caller, wasmtime_val
             args[i].p = (uint8_t *)(uintptr_t)memory.p + from;
         }
     }
-    v[0].i32 = row->fn(&c->module->guests->ops, c, args);
+    int64_t result = c->module->guests->ops.host[row - rows](c, args);
+    metrics.guest_limits_total += result == -1;
+    if (row->result == 'l')
+        v[0].i64 = result;
+    else
+        v[0].i32 = (int32_t)result;
     return NULL;
 }
 
 static wasm_functype_t *type_of(const struct host_row *row)
 {
-    wasm_valtype_t *params[8], *result = wasm_valtype_new(WASM_I32);
+    wasm_valtype_t *params[8], *result = wasm_valtype_new(row->result == 'l' ? WASM_I64 : WASM_I32);
     wasm_valtype_vec_t params_vec, results_vec;
     size_t n = 0;
     for (const char *p = row->params; *p; p++) {
@@ -172,4 +98,27 @@ enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why)
         }
     }
     return ERR_NONE;
+}
+
+/* What `allow:` does not list is as good as not there: a module that imports it is refused. */
+enum err guest_host_allow(const struct guest_module *m, struct buf *why)
+{
+    wasm_importtype_vec_t imports;
+    enum err e = ERR_NONE;
+    wasmtime_module_imports(m->module, &imports);
+    for (size_t i = 0; i < imports.size && !e; i++) {
+        const wasm_name_t *from = wasm_importtype_module(imports.data[i]);
+        const wasm_name_t *name = wasm_importtype_name(imports.data[i]);
+        if (!slice_eq(slice_of(from->data, from->size), SLICE("weir_v1")))
+            continue;
+        for (size_t r = 0; r < ARRAY_LEN(rows) && !e; r++)
+            if (slice_eq(slice_of(name->data, name->size), slice_str(rows[r].name)) &&
+                !(m->allow >> r & 1)) {
+                e = buf_printf(why, "it imports weir_v1.%s, which its allow: does not list",
+                               rows[r].name);
+                e = e ? e : ERR_MODULE_REFUSED;
+            }
+    }
+    wasm_importtype_vec_delete(&imports);
+    return e;
 }

@@ -42,6 +42,7 @@ void guests_init(struct guests *g, const struct guest_limits *limits, const stru
     g->ops = *ops;
     g->now_ns = now_ns;
     list_init(&g->turns);
+    list_init(&g->throttled);
 }
 
 const char *guest_engine_version(void)
@@ -49,14 +50,10 @@ const char *guest_engine_version(void)
     return WASMTIME_VERSION;
 }
 
-void guest_module_init(struct guest_module *m, const char *name, uint32_t memory,
-                       uint32_t deadline_ms, uint32_t timeout_ms)
+void guest_module_init(struct guest_module *m, const char *name)
 {
     memset(m, 0, sizeof(*m));
     snprintf(m->name, sizeof(m->name), "%s", name);
-    m->memory = memory;
-    m->deadline_ms = deadline_ms;
-    m->timeout_ms = timeout_ms;
     list_init(&m->ready);
     list_init(&m->waiting);
     list_init(&m->turn);
@@ -67,7 +64,7 @@ static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
     if (g->engines[pulley])
         return ERR_NONE;
     struct weir_engine_options options = {.slots = g->limits.slots,
-                                          .table_elements = 20000,
+                                          .table_elements = g->limits.table_max,
                                           .memory_max = g->limits.memory_max,
                                           .keep_scanned = 128 << 10,
                                           .keep_cleared = 16 << 10};
@@ -126,10 +123,10 @@ static enum err memory_take(const struct guest_module *m, const wasm_memorytype_
                             struct buf *why)
 {
     uint64_t least = (uint64_t)wasm_memorytype_limits(t)->min << 16;
-    if (least <= m->memory)
+    if (least <= m->limits.memory)
         return ERR_NONE;
     enum err e = buf_printf(why, "its memory begins with %llu bytes: more than limits.memory, %u",
-                            (unsigned long long)least, m->memory);
+                            (unsigned long long)least, m->limits.memory);
     return e ? e : ERR_MODULE_REFUSED;
 }
 
@@ -199,9 +196,12 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
         weir_text_delete(text);
         return e;
     }
-    wasmtime_error_t *error = wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module,
-                                                              &m->pre);
-    e = error ? refuse_error(why, error) : exports_take(m, why);
+    e = guest_host_allow(m, why);
+    if (!e) {
+        wasmtime_error_t *error = wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module,
+                                                                  &m->pre);
+        e = error ? refuse_error(why, error) : exports_take(m, why);
+    }
     if (e)
         guest_unload(m);
     return e;

@@ -301,8 +301,12 @@ static enum conn_ready ready(void *owner, struct conn *c)
 void http_server_init(struct http_server *s, struct net *net, uint8_t protocol)
 {
     s->net = net;
-    net->protocols[protocol] = (struct conn_protocol){
-        s, s->limits.queue_max, ready, input, timeout, closed};
+    net->protocols[protocol] = (struct conn_protocol){.owner = s,
+                                                      .queue_max = s->limits.queue_max,
+                                                      .ready = ready,
+                                                      .input = input,
+                                                      .timeout = timeout,
+                                                      .closed = closed};
 }
 
 void http_server_open(struct http_server *s, struct conn *c)

@@ -9,6 +9,7 @@ void effects_init(struct effects *fx)
     buf_init(&fx->head, HEAD_MAX);
     buf_init(&fx->body, 0);
     fx->status = 0;
+    memset(fx->counts, 0, sizeof(fx->counts));
 }
 
 void effects_limit(struct effects *fx, uint32_t output_max)
@@ -28,6 +29,7 @@ void effects_clear(struct effects *fx)
     buf_clear(&fx->head, 0);
     buf_clear(&fx->body, KEEP_BYTES);
     fx->status = 0;
+    memset(fx->counts, 0, sizeof(fx->counts));
 }
 
 void effects_done(struct effects *fx)
@@ -38,32 +40,43 @@ void effects_done(struct effects *fx)
     buf_done(&fx->body);
 }
 
-enum err effects_add(struct effects *fx, enum effect_kind kind, uint64_t conn, uint16_t code,
-                     struct slice a, struct slice b)
+enum err effects_add(struct effects *fx, const struct effect *e, struct slice key, struct slice a,
+                     struct slice b)
 {
-    struct effect e = {kind, code, conn, fx->bytes.len, (uint32_t)(a.n + b.n)};
-    enum err err = buf_reserve(&fx->bytes, a.n + b.n);
+    const struct slice parts[] = {key, a, b};
+    struct effect made = *e;
+    made.key_n = (uint16_t)key.n;
+    made.off = fx->bytes.len;
+    made.len = (uint32_t)(key.n + a.n + b.n);
+    enum err err = buf_reserve(&fx->bytes, made.len);
     if (!err)
-        err = buf_append(&fx->list, slice_of(&e, sizeof(e)));
-    if (!err)
-        err = buf_append(&fx->bytes, a);
-    return err ? err : buf_append(&fx->bytes, b);
+        err = buf_append(&fx->list, slice_of(&made, sizeof(made)));
+    for (size_t i = 0; i < ARRAY_LEN(parts) && !err; i++)
+        err = buf_append(&fx->bytes, parts[i]);
+    fx->counts[made.kind] += !err;
+    return err;
 }
 
-static struct slice bytes_of(const struct effects *fx, const struct effect *e)
+struct slice effects_key(const struct effects *fx, const struct effect *e)
 {
-    return e->len ? slice_of(fx->bytes.p + e->off, e->len) : SLICE_NONE;
+    return e->key_n ? slice_of(fx->bytes.p + e->off, e->key_n) : SLICE_NONE;
 }
 
-bool effects_last(const struct effects *fx, enum effect_kind kind, struct slice *out)
+struct slice effects_bytes(const struct effects *fx, const struct effect *e)
+{
+    uint32_t n = e->len - e->key_n;
+    return n ? slice_of(fx->bytes.p + e->off + e->key_n, n) : SLICE_NONE;
+}
+
+const struct effect *effects_last(const struct effects *fx, enum effect_kind kind, struct slice key)
 {
     const struct effect *v = (const struct effect *)fx->list.p;
+    if (!fx->counts[kind])
+        return NULL;
     for (size_t i = fx->list.len / sizeof(*v); i-- > 0;)
-        if (v[i].kind == kind) {
-            *out = bytes_of(fx, &v[i]);
-            return true;
-        }
-    return false;
+        if (v[i].kind == kind && slice_eq(effects_key(fx, &v[i]), key))
+            return &v[i];
+    return NULL;
 }
 
 uint32_t effects_queued(const struct effects *fx, uint64_t conn)
@@ -75,10 +88,9 @@ uint32_t effects_queued(const struct effects *fx, uint64_t conn)
     return sum;
 }
 
-void effects_apply(struct effects *fx,
-                   void (*apply)(void *arg, const struct effect *e, struct slice bytes), void *arg)
+void effects_apply(struct effects *fx, void (*apply)(void *arg, const struct effect *e), void *arg)
 {
     const struct effect *v = (const struct effect *)fx->list.p;
     for (size_t i = 0; i < fx->list.len / sizeof(*v); i++)
-        apply(arg, &v[i], bytes_of(fx, &v[i]));
+        apply(arg, &v[i]);
 }

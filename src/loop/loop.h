@@ -15,6 +15,8 @@ enum loop_kind {
     LOOP_LOG,
     LOOP_DRAIN,
     LOOP_RESTART,
+    LOOP_GUEST_TIMER,
+    LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_KINDS
 };
 enum { LOOP_PHASES = 4 };

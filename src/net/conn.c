@@ -217,6 +217,15 @@ static struct slice slice_from(struct slice s, size_t skip)
     return skip >= s.n ? SLICE_NONE : slice_of(s.p + skip, s.n - skip);
 }
 
+static void drain_check(struct net *net, struct conn *c)
+{
+    const struct conn_protocol *p = &net->protocols[c->protocol];
+    if (!c->watched || c->state != CONN_OPEN || conn_queued(c) > p->queue_max / 4)
+        return;
+    c->watched = false;
+    p->drained(p->owner, c);
+}
+
 static void write_through(struct net *net, struct conn *c, struct slice a, struct slice b)
 {
     size_t sent = 0;
@@ -245,6 +254,7 @@ void net_flush(struct net *net)
         if (c && c->state != CONN_CLOSED) {
             c->gathered -= (uint16_t)e->len;
             write_through(net, c, slice_of(net->gather + at, e->len), SLICE_NONE);
+            drain_check(net, c);
         }
         at += e->len;
     }
@@ -298,6 +308,7 @@ static void flush_queue(struct net *net, struct conn *c)
     metrics.queued_bytes -= (uint64_t)r;
     buf_consume(c->queue, (size_t)r);
     c->progressed |= r > 0;
+    drain_check(net, c);
     if (c->queue->len)
         return;
     buf_drop(&c->queue);

@@ -34,6 +34,8 @@ enum conn_ready {
 struct conn_protocol {
     void *owner;
     uint32_t queue_max; /* bytes that the peer may leave unread */
+    /* A watched connection has less than a quarter of that left to send. May be NULL. */
+    void (*drained)(void *owner, struct conn *c);
     /* Asked before input is read, and by input itself between its events. Where it is no, the bytes
      * stay where they are and the connection waits for its turn, first come, first served. */
     enum conn_ready (*ready)(void *owner, struct conn *c);
@@ -57,6 +59,7 @@ struct conn {
     bool paused, peer_ended, listed, reaped;
     bool resume_drained; /* paused until the queue is empty */
     bool progressed;     /* the peer took of the queue since that was last asked for */
+    bool watched;        /* drained() is to be called */
     uint8_t flags;       /* the protocol's */
     uint16_t route;
     uint16_t gathered; /* bytes in the loop's gather buffer; 0 where there is a queue */
@@ -67,7 +70,7 @@ struct conn {
     struct buf *saved; /* input that was not taken yet */
     struct buf *queue; /* output that the socket did not take */
     void *detail;      /* the protocol's, while something is in progress */
-    void *attachment;  /* a guest's; see hub */
+    void *hub;         /* struct hub_conn: attachment and topics; NULL where it has none */
 };
 
 enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10 };
@@ -148,6 +151,12 @@ static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL:
 {
     struct conn *c = id >> 56 ? NULL : pool_get(&net->conns, (uint32_t)(id >> 32), (uint32_t)id);
     return c && c->state == CONN_OPEN ? c : NULL;
+}
+
+/* drained() is called once, when less than a quarter of queue_max waits. */
+static inline void conn_watch(struct conn *c)
+{
+    c->watched = true;
 }
 
 /* Bytes that wait for the socket. */

@@ -138,8 +138,13 @@ static enum conn_ready ready(void *owner, struct conn *c)
 void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
 {
     s->net = net;
-    net->protocols[protocol] = (struct conn_protocol){s,     s->queue_max, ready,
-                                                      input, timeout,      closed};
+    net->protocols[protocol] = (struct conn_protocol){.owner = s,
+                                                      .queue_max = s->queue_max,
+                                                      .drained = s->drained,
+                                                      .ready = ready,
+                                                      .input = input,
+                                                      .timeout = timeout,
+                                                      .closed = closed};
 }
 
 void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol)

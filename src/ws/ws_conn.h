@@ -14,8 +14,8 @@
 #include "net/conn.h"
 #include "ws/ws_frame.h"
 
-/* conn.flags. CLEAN: both sides' Close frames were seen. OPENED is the owner's. */
-enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4 };
+/* conn.flags. CLEAN: both sides' Close frames were seen. OPENED and DRAIN_DUE are the owner's. */
+enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4, WS_DRAIN_DUE = 8 };
 
 struct ws_server {
     struct net *net;
@@ -26,7 +26,8 @@ struct ws_server {
     enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     /* kind is WS_TEXT (UTF-8 was checked) or WS_BINARY. data: until it returns. */
     void (*message)(void *owner, struct conn *c, enum ws_opcode kind, struct slice data);
-    bool (*closed)(void *owner, struct conn *c); /* see struct conn_protocol */
+    void (*drained)(void *owner, struct conn *c); /* see struct conn_protocol */
+    bool (*closed)(void *owner, struct conn *c);  /* likewise */
 };
 
 /* All but net is set by the caller. */

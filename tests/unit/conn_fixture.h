@@ -139,7 +139,13 @@ static int setup(int type)
         return -1;
     net_phase_reap(&net);
     loop_phase(&loop, turn, NULL);
-    net.protocols[1] = (struct conn_protocol){&proto, SEND_QUEUE, is_ready, input, timeout, closed};
+    net.protocols[1] = (struct conn_protocol){.owner = &proto,
+                                               .queue_max = SEND_QUEUE,
+                                               .drained = drained,
+                                               .ready = is_ready,
+                                               .input = input,
+                                               .timeout = timeout,
+                                               .closed = closed};
     always = eventfd(1, EFD_CLOEXEC);
     loop_on(&loop, LOOP_CONTROL, nothing, NULL, NULL);
     if (always < 0 || sys_poller_add(loop.poller, always, SYS_IN, loop_data(LOOP_CONTROL, 0, 0)))

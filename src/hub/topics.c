@@ -1,0 +1,310 @@
+#include "hub/topics.h"
+
+#include "base/hash.h"
+
+enum { BUCKETS_FIRST = 16, KEY_MAX = 2048 };
+
+/* A message on its way to those of its topic that it has not reached. */
+struct publication {
+    struct list pending, of_topic;
+    struct topic *topic;
+    struct topic_member *at; /* the next one; NULL: there is none */
+    uint64_t number, except;
+    uint32_t n;
+    uint8_t frame[];
+};
+
+void topics_init(struct topics *t, struct net *net)
+{
+    memset(t, 0, sizeof(*t));
+    t->net = net;
+    t->left = TOPIC_WRITES;
+    list_init(&t->pending);
+}
+
+/* ---- topics ---- */
+
+struct key {
+    uint8_t bytes[KEY_MAX];
+    size_t n;
+    uint64_t hash;
+};
+
+/* false: longer than any. */
+static bool key_make(struct key *key, struct slice space, struct slice name)
+{
+    key->n = space.n + 1 + name.n;
+    if (key->n > sizeof(key->bytes))
+        return false;
+    slice_copy(key->bytes, space);
+    key->bytes[space.n] = 0;
+    slice_copy(key->bytes + space.n + 1, name);
+    key->hash = hash_bytes(slice_of(key->bytes, key->n));
+    return true;
+}
+
+static struct topic *find(const struct topics *t, const struct key *key)
+{
+    struct topic *at = t->n_buckets ? t->buckets[key->hash & (t->n_buckets - 1)] : NULL;
+    while (at && (at->hash != key->hash || at->key_n != key->n ||
+                  memcmp(at->key, key->bytes, key->n) != 0))
+        at = at->next;
+    return at;
+}
+
+struct topic *topics_find(const struct topics *t, struct slice space, struct slice name)
+{
+    struct key key;
+    return key_make(&key, space, name) ? find(t, &key) : NULL;
+}
+
+static enum err grow(struct topics *t)
+{
+    uint32_t n = t->n_buckets ? t->n_buckets * 2 : BUCKETS_FIRST;
+    if (t->count < t->n_buckets)
+        return ERR_NONE;
+    struct topic **buckets = mem_alloc(n * sizeof(struct topic *));
+    if (!buckets)
+        return ERR_NO_MEMORY;
+    memset(buckets, 0, n * sizeof(struct topic *));
+    for (uint32_t i = 0; i < t->n_buckets; i++)
+        for (struct topic *at = t->buckets[i], *next; at; at = next) {
+            next = at->next;
+            at->next = buckets[at->hash & (n - 1)];
+            buckets[at->hash & (n - 1)] = at;
+        }
+    mem_free(t->buckets, t->n_buckets * sizeof(struct topic *));
+    t->buckets = buckets;
+    t->n_buckets = n;
+    return ERR_NONE;
+}
+
+static struct topic *make(struct topics *t, const struct key *key)
+{
+    struct topic *topic = grow(t) ? NULL : mem_alloc(sizeof(*topic) + key->n);
+    if (!topic)
+        return NULL;
+    struct topic **bucket = &t->buckets[key->hash & (t->n_buckets - 1)];
+    *topic = (struct topic){.next = *bucket, .hash = key->hash, .key_n = (uint32_t)key->n};
+    memcpy(topic->key, key->bytes, key->n);
+    list_init(&topic->members);
+    list_init(&topic->publications);
+    *bucket = topic;
+    t->count++;
+    metrics.topics_active = t->count;
+    return topic;
+}
+
+static void topic_free(struct topics *t, struct topic *topic)
+{
+    struct topic **at = &t->buckets[topic->hash & (t->n_buckets - 1)];
+    while (*at != topic)
+        at = &(*at)->next;
+    *at = topic->next;
+    t->count--;
+    metrics.topics_active = t->count;
+    mem_free(topic, sizeof(*topic) + topic->key_n);
+}
+
+/* ---- members ---- */
+
+struct hub_conn *topics_conn(struct conn *c)
+{
+    struct hub_conn *h = c->hub;
+    if (!h && (h = mem_alloc(sizeof(*h))) != NULL) {
+        memset(h, 0, sizeof(*h));
+        c->hub = h;
+    }
+    return h;
+}
+
+/* The pointer to a connection's membership, or to the end of its list. */
+static struct topic_member **member_of(struct hub_conn *h, const struct topic *topic)
+{
+    struct topic_member **at = &h->members;
+    while (*at && (*at)->topic != topic)
+        at = &(*at)->next;
+    return at;
+}
+
+bool topics_has(const struct topic *topic, const struct conn *c)
+{
+    struct hub_conn *h = c->hub;
+    return h && topic && *member_of(h, topic);
+}
+
+static struct topic_member *member_after(const struct topic *topic, const struct list *node)
+{
+    return node->next == &topic->members ? NULL
+                                         : CONTAINER_OF(node->next, struct topic_member, node);
+}
+
+static void publication_free(struct topics *t, struct publication *p)
+{
+    list_remove(&p->pending);
+    list_remove(&p->of_topic);
+    t->n_pending--;
+    t->pending_bytes -= p->n;
+    mem_free(p, sizeof(*p) + p->n);
+}
+
+static void leave(struct topics *t, struct hub_conn *h, struct topic_member **at)
+{
+    struct topic_member *m = *at;
+    struct topic *topic = m->topic;
+    for (struct list *n = topic->publications.next; n != &topic->publications; n = n->next) {
+        struct publication *p = CONTAINER_OF(n, struct publication, of_topic);
+        if (p->at == m)
+            p->at = member_after(topic, &m->node);
+    }
+    *at = m->next;
+    h->n_members--;
+    list_remove(&m->node);
+    topic->n_members--;
+    metrics.topic_members--;
+    mem_free(m, sizeof(*m));
+    if (topic->n_members)
+        return;
+    while (!list_empty(&topic->publications))
+        publication_free(t, CONTAINER_OF(topic->publications.next, struct publication, of_topic));
+    topic_free(t, topic);
+}
+
+void topics_leave_all(struct topics *t, struct conn *c)
+{
+    struct hub_conn *h = c->hub;
+    while (h && h->members)
+        leave(t, h, &h->members);
+}
+
+void topics_conn_free(struct topics *t, struct conn *c)
+{
+    struct hub_conn *h = c->hub;
+    if (!h)
+        return;
+    topics_leave_all(t, c);
+    buf_done(&h->attachment);
+    mem_free(h, sizeof(*h));
+    c->hub = NULL;
+}
+
+enum err topics_join(struct topics *t, struct conn *c, struct slice space, struct slice name)
+{
+    struct key key;
+    struct hub_conn *h = topics_conn(c);
+    if (!h)
+        return ERR_NO_MEMORY;
+    if (!key_make(&key, space, name))
+        return ERR_LIMIT;
+    struct topic *topic = find(t, &key);
+    if (topic && *member_of(h, topic))
+        return ERR_NONE;
+    struct topic_member *m = mem_alloc(sizeof(*m));
+    if (!m || (!topic && !(topic = make(t, &key)))) {
+        mem_free(m, m ? sizeof(*m) : 0);
+        return ERR_NO_MEMORY;
+    }
+    *m = (struct topic_member){
+        .next = h->members, .topic = topic, .conn = conn_id(c), .joined = t->published};
+    h->members = m;
+    h->n_members++;
+    list_append(&topic->members, &m->node);
+    topic->n_members++;
+    metrics.topic_members++;
+    return ERR_NONE;
+}
+
+void topics_leave(struct topics *t, struct conn *c, struct slice space, struct slice name)
+{
+    struct topic *topic = topics_find(t, space, name);
+    struct hub_conn *h = c->hub;
+    struct topic_member **at = topic && h ? member_of(h, topic) : NULL;
+    if (at && *at)
+        leave(t, h, at);
+}
+
+bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cursor, uint64_t *out)
+{
+    const struct list *node = &topic->members;
+    *out = 0;
+    if (cursor) {
+        struct conn *c = conn_get(t->net, cursor);
+        struct topic_member *m = c && c->hub ? *member_of(c->hub, topic) : NULL;
+        if (!m)
+            return false;
+        node = &m->node;
+    }
+    for (struct topic_member *m; (m = member_after(topic, node)) != NULL; node = &m->node)
+        if (conn_get(t->net, m->conn)) {
+            *out = m->conn;
+            break;
+        }
+    return true;
+}
+
+/* ---- publishing ---- */
+
+/* Reaches members from `at` on while this iteration has writes left; returns the next one. */
+static struct topic_member *spread(struct topics *t, const struct topic *topic,
+                                   struct topic_member *at, uint64_t number, uint64_t except,
+                                   struct slice frame)
+{
+    /* Members are in the order in which they joined: the first that is too late ends it. */
+    for (; at && at->joined < number && t->left; at = member_after(topic, &at->node)) {
+        struct conn *c = conn_get(t->net, at->conn);
+        if (!c || at->conn == except)
+            continue;
+        t->left--;
+        t->deliver(t->owner, c, frame);
+    }
+    return at && at->joined < number ? at : NULL;
+}
+
+bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes)
+{
+    return t->n_pending + n <= TOPIC_PENDING && t->pending_bytes + bytes <= TOPIC_PENDING_BYTES;
+}
+
+enum err topics_publish(struct topics *t, struct slice space, struct slice name, uint64_t except,
+                        struct slice frame)
+{
+    struct topic *topic = topics_find(t, space, name);
+    if (!topic)
+        return ERR_NONE;
+    uint64_t number = ++t->published;
+    struct topic_member *at = member_after(topic, &topic->members);
+    if (list_empty(&topic->publications))
+        at = spread(t, topic, at, number, except, frame);
+    if (!at)
+        return ERR_NONE;
+    struct publication *p = mem_alloc(sizeof(*p) + frame.n);
+    if (!p)
+        return ERR_NO_MEMORY;
+    *p = (struct publication){
+        .topic = topic, .at = at, .number = number, .except = except, .n = (uint32_t)frame.n};
+    slice_copy(p->frame, frame);
+    list_append(&t->pending, &p->pending);
+    list_append(&topic->publications, &p->of_topic);
+    t->n_pending++;
+    t->pending_bytes += frame.n;
+    return ERR_NONE;
+}
+
+bool topics_run(struct topics *t)
+{
+    t->left = TOPIC_WRITES;
+    while (t->left && !list_empty(&t->pending)) {
+        struct publication *p = CONTAINER_OF(t->pending.next, struct publication, pending);
+        p->at = spread(t, p->topic, p->at, p->number, p->except, slice_of(p->frame, p->n));
+        if (!p->at)
+            publication_free(t, p);
+    }
+    return !list_empty(&t->pending);
+}
+
+void topics_done(struct topics *t)
+{
+    while (!list_empty(&t->pending))
+        publication_free(t, CONTAINER_OF(t->pending.next, struct publication, pending));
+    mem_free(t->buckets, t->n_buckets * sizeof(struct topic *));
+}
