@@ -27,7 +27,8 @@ static struct {
     size_t (*input)(struct conn *c, uint8_t *p, size_t n);
     void (*on_closed)(struct conn *c);
     char seen[512];
-    unsigned inputs, closed, timeouts, refusals; /* refusals: times that closed() is not done */
+    unsigned inputs, closed, timeouts, drains;
+    unsigned refusals; /* times that closed() is not done */
     bool not_ready;
     uint8_t reason;
 } proto;
@@ -56,6 +57,12 @@ static size_t input(void *owner, struct conn *conn, uint8_t *p, size_t n)
     assert_true(n > 0);
     proto.inputs++;
     return proto.input(conn, p, n);
+}
+
+static void drained(void *owner, struct conn *conn)
+{
+    (void)owner, (void)conn;
+    proto.drains++;
 }
 
 static void timeout(void *owner, struct conn *conn)
@@ -140,12 +147,12 @@ static int setup(int type)
     net_phase_reap(&net);
     loop_phase(&loop, turn, NULL);
     net.protocols[1] = (struct conn_protocol){.owner = &proto,
-                                               .queue_max = SEND_QUEUE,
-                                               .drained = drained,
-                                               .ready = is_ready,
-                                               .input = input,
-                                               .timeout = timeout,
-                                               .closed = closed};
+                                              .queue_max = SEND_QUEUE,
+                                              .drained = drained,
+                                              .ready = is_ready,
+                                              .input = input,
+                                              .timeout = timeout,
+                                              .closed = closed};
     always = eventfd(1, EFD_CLOEXEC);
     loop_on(&loop, LOOP_CONTROL, nothing, NULL, NULL);
     if (always < 0 || sys_poller_add(loop.poller, always, SYS_IN, loop_data(LOOP_CONTROL, 0, 0)))

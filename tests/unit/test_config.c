@@ -390,14 +390,14 @@ static void routes_are_read(void **state)
     assert_string_equal(r[0].path, "/a");
     assert_int_equal(r[0].kind, ROUTE_WEBSOCKET);
     assert_int_equal(r[0].module, 1);
-    assert_false(r[0].echo);
+    assert_int_equal(r[0].handler, HANDLER_NONE);
     assert_int_equal(r[0].n_origins, 2);
     assert_string_equal(r[0].origins[1], "b");
     assert_int_equal(r[0].n_subprotocols, 1);
     assert_string_equal(r[0].subprotocols[0], "c");
     assert_int_equal(r[1].kind, ROUTE_HTTP);
     assert_int_equal(r[1].module, 0);
-    assert_true(r[2].echo);
+    assert_int_equal(r[2].handler, HANDLER_ECHO);
     assert_int_equal(r[2].module, -1);
     assert_string_equal(r[3].path, "/*");
 }
