@@ -46,7 +46,8 @@ ALLOCATORS = ["malloc", "calloc", "realloc", "reallocarray", "free", "strdup", "
 MAY_ALLOCATE = {
     "base/buf.c": "is the allocator of buffers",
     "base/pool.c": "is the allocator of pools",
-    "app/config.c": "the configuration's texts and lists: once, bounded by the file's size",
+    "app/config.c": "the configuration's texts: once, bounded by the size of the file",
+    "app/config_reader.c": "likewise, and lists",
 }
 
 COLUMNS, FILE_LINES, FUNCTION_LINES = 100, 700, 70

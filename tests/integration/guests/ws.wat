@@ -54,7 +54,7 @@
   (func $spin (param $n i32)
     (loop $l
       (local.set $n (i32.sub (local.get $n) (i32.const 1)))
-      (br_if $l (i32.gt_s (local.get $n) (i32.const 0)))))
+      (br_if $l (i32.gt_u (local.get $n) (i32.const 0)))))
 
   ;; a pointer just outside of memory, for the host function that $which names
   (func $outside (param $conn i64) (param $which i32)
