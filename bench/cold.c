@@ -1,16 +1,19 @@
-/* Cold starts: a fresh instance of a module, one call of a function (f64, f64) and the instance's
- * end, many times in one process, through the gateway's own guest layer.
+/* Cold starts: a fresh instance of a module, one call of its add(2.5, 3.7) and the instance's end,
+ * many times in one process, through the gateway's own guest layer; with --load, each time from the
+ * file on: open, load, instantiate, call, unload.
  *
- *     bench-cold MODULE.cwasm FUNCTION [ROUNDS]
+ *     bench-cold [--load] [--pulley] MODULE.cwasm [ROUNDS]
  *
  * Prints JSON: P50 and P99 of one round in µs. */
+#include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "guest/guest.h"
 #include "sys/sys.h"
 
-enum { ROUNDS = 50000, WARMUP = 1000 };
+enum { ROUNDS = 50000, WARMUP = 100, MEMORY_MAX = 16 << 20, TABLE_MAX = 20000 };
 
 static uint64_t ended;
 
@@ -34,16 +37,16 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static uint32_t round_ns(struct guests *g, const struct guest_module *m, uint64_t *now_ns)
+static void call_once(struct guests *g, struct guest_module *m, uint64_t *now_ns)
 {
     static struct guest_call call;
     double args[] = {2.5, 3.7};
-    call.module = (struct guest_module *)(uintptr_t)m;
-    call.entry = m->functions[0].entry;
+    call.module = m;
+    call.entry = guest_function_find(m, SLICE("add"))->entry;
     call.done = done;
     call.frame.n_args = 0;
     call.frame.n_results = 1;
-    uint64_t start_ns = *now_ns = sys_now_ns();
+    *now_ns = sys_now_ns();
     for (size_t i = 0; i < ARRAY_LEN(args); i++) {
         uint64_t bits;
         memcpy(&bits, &args[i], sizeof(bits));
@@ -53,7 +56,31 @@ static uint32_t round_ns(struct guests *g, const struct guest_module *m, uint64_
         exit(EXIT_FAILURE);
     while (guests_run(g))
         ;
-    return (uint32_t)(sys_now_ns() - start_ns);
+}
+
+static void load(struct guests *g, struct guest_module *m, bool pulley, const char *path)
+{
+    struct buf why;
+    buf_init(&why, 4096);
+    guest_module_init(m, "add");
+    m->allow = ~UINT64_C(0);
+    m->limits = (struct guest_module_limits){.memory = MEMORY_MAX,
+                                             .table_elements = TABLE_MAX,
+                                             .deadline_ms = 1000,
+                                             .timeout_ms = 1000,
+                                             .calls = UINT32_MAX};
+    if (guest_load(g, m, pulley, open(path, O_RDONLY | O_CLOEXEC), &why) ||
+        !guest_function_find(m, SLICE("add"))) {
+        fprintf(stderr, "%s: %.*s\n", path, (int)why.len, why.len ? (const char *)why.p : "");
+        exit(EXIT_FAILURE);
+    }
+    buf_done(&why);
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: bench-cold [--load] [--pulley] MODULE.cwasm [ROUNDS]\n");
+    return 2;
 }
 
 int main(int argc, char **argv)
@@ -63,35 +90,36 @@ int main(int argc, char **argv)
     const struct guest_limits limits = {.slots = 64,
                                         .slots_module = 64,
                                         .queue = 1,
-                                        .memory_max = 4 << 20,
+                                        .memory_max = MEMORY_MAX,
+                                        .table_max = TABLE_MAX,
                                         .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed};
     uint64_t now_ns = sys_now_ns();
-    uint32_t rounds = argc > 3 ? (uint32_t)atoi(argv[3]) : ROUNDS;
-    struct slice code;
-    struct buf why;
-    buf_init(&why, 4096);
+    bool from_file = false, pulley = false;
+    for (; argc > 1 && argv[1][0] == '-'; argc--, argv++)
+        if (strcmp(argv[1], "--load") == 0)
+            from_file = true;
+        else if (strcmp(argv[1], "--pulley") == 0)
+            pulley = true;
+        else
+            return usage();
+    uint32_t rounds = argc > 2 ? (uint32_t)atoi(argv[2]) : ROUNDS;
     uint32_t *took = calloc(rounds + 1, sizeof(*took));
-    if (argc < 3 || !took || sys_file_read(argv[1], 64 << 20, &code)) {
-        fprintf(stderr, "usage: bench-cold MODULE.cwasm FUNCTION [ROUNDS]\n");
-        return 2;
-    }
+    if (argc < 2 || argc > 3 || !rounds || !took)
+        return usage();
+    mallopt(M_TRIM_THRESHOLD, 1 << 20); /* as in main.c */
     guests_init(&g, &limits, &ops, &now_ns);
-    guest_module_init(&m, argv[2]);
-    m.allow = ~UINT64_C(0);
-    m.limits = (struct guest_module_limits){.memory = 4 << 20,
-                                            .table_elements = 20000,
-                                            .deadline_ms = 1000,
-                                            .timeout_ms = 1000,
-                                            .calls = UINT32_MAX};
-    if (guest_load(&g, &m, false, sys_memfd_sealed("module", code), &why) || m.n_functions != 1) {
-        fprintf(stderr, "%s: %.*s\n", argv[1], (int)why.len, (const char *)why.p);
-        return 1;
+    load(&g, &m, pulley, argv[1]);
+    for (uint32_t i = 0; i < WARMUP + rounds; i++) {
+        uint64_t start_ns = sys_now_ns();
+        if (from_file) {
+            guest_unload(&m);
+            load(&g, &m, pulley, argv[1]);
+        }
+        call_once(&g, &m, &now_ns);
+        if (i >= WARMUP)
+            took[i - WARMUP] = (uint32_t)(sys_now_ns() - start_ns);
     }
-    for (uint32_t i = 0; i < WARMUP; i++)
-        round_ns(&g, &m, &now_ns);
-    for (uint32_t i = 0; i < rounds; i++)
-        took[i] = round_ns(&g, &m, &now_ns);
     qsort(took, rounds, sizeof(*took), by_size);
     printf("{\"rounds\": %u, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", rounds, took[rounds / 2] / 1e3,
            took[rounds - 1 - rounds / 100] / 1e3);

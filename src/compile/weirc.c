@@ -6,6 +6,12 @@
 
 #include "base/buf.h"
 #include "sys/sys.h"
+#include "sys/sys_cage.h"
+
+/* For the output; for memory beside what guests map; for all of it. */
+#define OUTPUT_MAX (UINT64_C(256) << 20)
+#define DATA_MAX (UINT64_C(4) << 30)
+enum { CPU_MAX_S = 60 };
 
 static int fail(const char *file, const char *what, size_t n)
 {
@@ -20,6 +26,21 @@ static int fail_error(const char *file, wasmtime_error_t *error)
     return fail(file, text.data, text.size);
 }
 
+/* A stranger's module is compiled, and perhaps initialised, here: nothing but the output is left to
+ * reach. */
+static void cage(const char *out)
+{
+    char folder[4096];
+    snprintf(folder, sizeof(folder), "%s", out);
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        snprintf(folder, sizeof(folder), ".");
+    else
+        slash[slash == folder] = 0;
+    sys_cage_enter_compiler(&(struct sys_cage_compiler){
+        .folder = folder, .file_max = OUTPUT_MAX, .data_max = DATA_MAX, .cpu_s = CPU_MAX_S});
+}
+
 static int compile(const char *in, const char *out, bool pulley)
 {
     struct slice source;
@@ -28,6 +49,7 @@ static int compile(const char *in, const char *out, bool pulley)
     wasmtime_module_t *module;
     if (sys_file_read(in, 64 << 20, &source))
         return fail(in, strerror(errno), strlen(strerror(errno)));
+    cage(out);
     wasm_engine_t *engine = weir_compiler_new(pulley, &text);
     if (!engine)
         return fail(in, text, strlen(text));

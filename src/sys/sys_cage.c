@@ -1,6 +1,7 @@
 #include "sys/sys_cage.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
@@ -31,6 +32,7 @@ enum { SANITIZED = false };
 /* The numbers are the same on every architecture; Debian 12's headers are older than some. */
 #ifndef SYS_landlock_create_ruleset
 #define SYS_landlock_create_ruleset 444
+#define SYS_landlock_add_rule 445
 #define SYS_landlock_restrict_self 446
 #endif
 #ifndef MSG_FASTOPEN
@@ -58,6 +60,24 @@ static int no_new_privs(void)
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? errno : 0;
 }
 
+static int limits_compiler(const struct sys_cage_compiler *c)
+{
+    /* RLIMIT_AS would forbid what a memory reserves and never has. */
+    const struct {
+        int kind;
+        uint64_t most;
+    } rows[] = {{RLIMIT_CORE, 0},           {RLIMIT_NPROC, 0},
+                {RLIMIT_CPU, c->cpu_s},     {RLIMIT_FSIZE, c->file_max},
+                {RLIMIT_DATA, c->data_max}, {RLIMIT_NOFILE, 64}};
+    int e = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct rlimit most = {rows[i].most, rows[i].most};
+        if (setrlimit((__rlimit_resource_t)rows[i].kind, &most) < 0)
+            e = errno;
+    }
+    return e;
+}
+
 static int limits(void)
 {
     /* RLIMIT_AS is left alone: the engine's pool reserves hundreds of gigabytes. Logs go to a pipe,
@@ -75,12 +95,29 @@ struct landlock_rights {
     uint64_t fs, net, scoped;
 };
 
-static int landlock(int *abi)
+/* linux/landlock.h: files are made, written, renamed and removed below a folder, none is read. */
+static int folder_allow(int ruleset, const char *folder)
+{
+    enum { WRITE_FILE = 1 << 1, REMOVE_FILE = 1 << 5, MAKE_REG = 1 << 8 };
+    struct {
+        uint64_t rights;
+        int32_t fd;
+    } __attribute__((packed))
+    below = {WRITE_FILE | REMOVE_FILE | MAKE_REG, open(folder, O_PATH | O_CLOEXEC)};
+    if (below.fd < 0)
+        return errno;
+    int e = syscall(SYS_landlock_add_rule, ruleset, 1, &below, 0) < 0 ? errno : 0;
+    close(below.fd);
+    return e;
+}
+
+static int landlock(int *abi, const char *folder)
 {
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, 1);
     if (version < 1)
         return version < 0 ? errno : ENOSYS;
-    /* All rights that the ABI knows, and no rule that gives one back. */
+    /* All rights that the ABI knows; none is given back but below the folder, where there is one.
+     */
     static const unsigned fs_bits[] = {0, 13, 14, 15, 15, 16};
     unsigned bits = fs_bits[MIN(version, 5)];
     struct landlock_rights all = {.fs = (UINT64_C(1) << bits) - 1,
@@ -89,7 +126,9 @@ static int landlock(int *abi)
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof(all), 0);
     if (ruleset < 0)
         return errno;
-    int e = syscall(SYS_landlock_restrict_self, ruleset, 0) < 0 ? errno : 0;
+    int e = folder ? folder_allow(ruleset, folder) : 0;
+    if (!e)
+        e = syscall(SYS_landlock_restrict_self, ruleset, 0) < 0 ? errno : 0;
     close(ruleset);
     *abi = e ? 0 : (int)version;
     return e;
@@ -339,7 +378,26 @@ static void on_violation(int sig, siginfo_t *info, void *context)
     _exit(128 + SIGSYS);
 }
 
-static int rules_add(scmp_filter_ctx filter)
+/* What the compiler does beside: it writes its output, and runs code that it has made. Landlock
+ * says which files. */
+static const int compiler_calls[] = {
+    SCMP_SYS(openat),     SCMP_SYS(rename),       SCMP_SYS(renameat),
+    SCMP_SYS(renameat2),  SCMP_SYS(unlink),       SCMP_SYS(fsync),
+    SCMP_SYS(fstat),      SCMP_SYS(newfstatat),   SCMP_SYS(lseek),
+    SCMP_SYS(fcntl),      SCMP_SYS(mmap),         SCMP_SYS(mprotect),
+    SCMP_SYS(ioctl),      SCMP_SYS(memfd_create), SCMP_SYS(ftruncate),
+    SCMP_SYS(prlimit64),  SCMP_SYS(sysinfo),      SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(membarrier), SCMP_SYS(fchmod),       SCMP_SYS(rt_sigaction)};
+
+static bool compiler_has(int call)
+{
+    for (size_t i = 0; i < ARRAY_LEN(compiler_calls); i++)
+        if (compiler_calls[i] == call)
+            return true;
+    return false;
+}
+
+static int rules_add(scmp_filter_ctx filter, bool compiler)
 {
     const struct scmp_arg_cmp option[] = {{1, SCMP_CMP_EQ, IPPROTO_TCP, 0},
                                           {2, SCMP_CMP_EQ, TCP_NODELAY, 0}};
@@ -351,15 +409,18 @@ static int rules_add(scmp_filter_ctx filter)
     e = e ? e : seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(process_madvise), 0);
     for (size_t i = 0; i < ARRAY_LEN(free_calls) && !e; i++)
         e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, free_calls[i], 0, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(compiler_calls) && compiler && !e; i++)
+        e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, compiler_calls[i], 0, NULL);
     for (size_t i = 0; i < ARRAY_LEN(narrow_calls) && !e; i++) {
         const struct scmp_arg_cmp when = {narrow_calls[i].argument, SCMP_CMP_MASKED_EQ,
                                           narrow_calls[i].mask, narrow_calls[i].value};
-        e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, narrow_calls[i].call, 1, &when);
+        if (!compiler || !compiler_has(narrow_calls[i].call))
+            e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, narrow_calls[i].call, 1, &when);
     }
     return e;
 }
 
-static int calls(void)
+static int calls(bool compiler)
 {
     struct sigaction action = {.sa_sigaction = on_violation,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER |
@@ -372,15 +433,29 @@ static int calls(void)
         return ENOMEM;
     int e = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     e = e ? e : seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a tree, no list */
-    e = e ? e : rules_add(filter);
+    e = e ? e : rules_add(filter, compiler);
     if (!e) {
-        sigaction(SIGSYS, &action, &before);
+        if (!compiler) /* whose end its parent reports */
+            sigaction(SIGSYS, &action, &before);
         e = seccomp_load(filter);
-        if (e)
+        if (e && !compiler)
             sigaction(SIGSYS, &before, NULL);
     }
     seccomp_release(filter);
     return -e;
+}
+
+void sys_cage_enter_compiler(const struct sys_cage_compiler *c)
+{
+    int abi;
+    /* Each layer stands alone: one that this kernel does not have leaves the others. */
+    int missing = no_new_privs();
+    missing |= landlock(&abi, c->folder);
+    missing |= capabilities();
+    missing |= limits_compiler(c);
+    if (!SANITIZED)
+        missing |= calls(true);
+    (void)missing;
 }
 
 void sys_cage_enter(unsigned layers, struct sys_cage *out)
@@ -394,11 +469,11 @@ void sys_cage_enter(unsigned layers, struct sys_cage *out)
     if (layers & 1u << SYS_CAGE_limits)
         e[SYS_CAGE_limits] = limits();
     if (layers & 1u << SYS_CAGE_landlock)
-        e[SYS_CAGE_landlock] = landlock(&out->landlock_abi);
+        e[SYS_CAGE_landlock] = landlock(&out->landlock_abi, NULL);
     if (layers & 1u << SYS_CAGE_capabilities)
         e[SYS_CAGE_capabilities] = capabilities();
     if (!SANITIZED && (layers & 1u << SYS_CAGE_seccomp))
-        e[SYS_CAGE_seccomp] = calls();
+        e[SYS_CAGE_seccomp] = calls(false);
     for (int i = 0; i < SYS_CAGE_LAYERS; i++)
         if (!(layers & 1u << i))
             out->missing[i] = "not asked for";

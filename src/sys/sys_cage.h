@@ -1,6 +1,7 @@
-/* The worker's cage: what remains to a process that serves and loads nothing any more. It holds for
- * the calling thread and those that it starts, for ever; so it is entered last, on the only thread.
- * docs/THREATS.md says which attacker each layer stops. User and group stay as they are. */
+/* The cages: of the worker, which serves and opens nothing any more, and of the compiler, which
+ * reads a stranger's module and runs its initialisation. A cage holds for the calling thread and
+ * those that it starts, for ever; so it is entered last, on the only thread. docs/THREATS.md says
+ * which attacker each layer stops. User and group stay as they are. */
 #ifndef WEIR_SYS_CAGE_H
 #define WEIR_SYS_CAGE_H
 
@@ -27,10 +28,20 @@ struct sys_cage {
     int landlock_abi;                     /* 0: none. 2: no truncate; 4: TCP; 6: signals */
 };
 
-/* Enters what the kernel gives of `layers`, a bit each. With seccomp, a call that is not allowed
- * writes a log line that names it (sandbox_violation) to standard error, and SIGSYS ends the
- * process. */
+/* The compiler's: it makes files in one folder, up to a size, and code that it runs itself. */
+struct sys_cage_compiler {
+    const char *folder;
+    uint64_t file_max, data_max; /* bytes */
+    uint32_t cpu_s;
+};
+
+/* The worker's cage. Enters what the kernel gives of `layers`, a bit each. With seccomp, a call
+ * that is not allowed writes a log line that names it (sandbox_violation) to standard error, and
+ * SIGSYS ends the process. */
 void sys_cage_enter(unsigned layers, struct sys_cage *out);
+/* The compiler's, whatever of it the kernel gives; a call that is not allowed ends the process by
+ * SIGSYS, more time by SIGXCPU, more memory by a failed allocation. */
+void sys_cage_enter_compiler(const struct sys_cage_compiler *c);
 const char *sys_cage_layer_name(enum sys_cage_layer layer);
 
 #endif

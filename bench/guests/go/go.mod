@@ -1,0 +1,3 @@
+module weir/bench/guest
+
+go 1.24
