@@ -20,8 +20,6 @@ struct weir_engine_options {
 void weir_text_delete(char *text);
 wasm_engine_t *weir_engine_new(const struct weir_engine_options *options, bool pulley,
                                char **error);
-/* Only in the compiler build. */
-wasm_engine_t *weir_compiler_new(bool pulley, char **error);
 /* Takes `fd`. The content is native code: the caller vouches for it. */
 wasmtime_module_t *weir_module_load(const wasm_engine_t *engine, int fd, char **error);
 

@@ -18,6 +18,11 @@ use std::task::{Context, Poll, Waker};
 pub use wasmtime_c_api::*;
 use wasmtime_c_api::wasmtime::*;
 
+#[cfg(feature = "compiler")]
+mod compiler;
+#[cfg(feature = "compiler")]
+mod snapshot;
+
 /// Guest stack and the host's share of a fiber: both builds compile the first into the code.
 const WASM_STACK: usize = 64 << 10;
 const FIBER_STACK: usize = 128 << 10;
@@ -49,10 +54,10 @@ pub struct EngineOptions {
     keep_cleared: usize,
 }
 
-fn settings(pulley: bool) -> Result<Config> {
+fn settings(target: Option<&str>) -> Result<Config> {
     let mut c = Config::new();
-    if pulley {
-        c.target("pulley64")?;
+    if let Some(target) = target {
+        c.target(target)?;
     }
     c.epoch_interruption(true);
     c.async_stack_size(FIBER_STACK);
@@ -99,7 +104,7 @@ pub unsafe extern "C" fn weir_engine_new(
     error: *mut *mut c_char,
 ) -> *mut wasm_engine_t {
     let make = || -> Result<Engine> {
-        let mut c = settings(pulley)?;
+        let mut c = settings(pulley.then_some("pulley64"))?;
         let scan = PoolingAllocationConfig::is_pagemap_scan_available();
         let keep = if scan { options.keep_scanned } else { options.keep_cleared };
         let mut p = PoolingAllocationConfig::default();
@@ -117,16 +122,6 @@ pub unsafe extern "C" fn weir_engine_new(
         Engine::new(&c)
     };
     engine_out(make(), error)
-}
-
-/// An engine that only compiles, with the same settings.
-#[cfg(feature = "compiler")]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn weir_compiler_new(
-    pulley: bool,
-    error: *mut *mut c_char,
-) -> *mut wasm_engine_t {
-    engine_out(settings(pulley).and_then(|c| Engine::new(&c)), error)
 }
 
 /// Loads a compiled module from an open file, of which it takes ownership. The content is native

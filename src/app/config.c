@@ -77,9 +77,9 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
     return true;
 }
 
-static const struct reader_map module_map = {READER_KEYS, .form = "path: FILE", .rows = module_rows,
-                                             .extra = module_extra,
-                                             .known = "path, engine, exec, space, allow, limits"};
+static const struct reader_map module_map = {
+    READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
+    .known = "path, engine, exec, snapshot, space, allow, limits"};
 
 static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
@@ -112,6 +112,8 @@ static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
         reader_fail(r, value, "engine is native or pulley");
     if (!reader_one_of(m->exec, (const char *const[]){"auto", "yes", "no", NULL}))
         reader_fail(r, value, "exec is auto, yes or no");
+    if (!reader_one_of(m->snapshot, (const char *const[]){"auto", "yes", "no", NULL}))
+        reader_fail(r, value, "snapshot is auto, yes or no");
     return true;
 }
 

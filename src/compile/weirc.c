@@ -1,8 +1,10 @@
-/* weirc IN -o OUT [--engine native|pulley]: compiles .wasm or .wat to a .cwasm. */
+/* weirc IN -o OUT: compiles .wasm or .wat to a .cwasm. The stages: text to wasm, check and
+ * snapshot (the module as its initialisation leaves it), compile. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-#include <weir_engine.h>
+#include <weir_compiler.h>
 
 #include "base/buf.h"
 #include "sys/sys.h"
@@ -12,6 +14,28 @@
 #define OUTPUT_MAX (UINT64_C(256) << 20)
 #define DATA_MAX (UINT64_C(4) << 30)
 enum { CPU_MAX_S = 60 };
+
+enum { SOURCE_MAX = 64 << 20, ENV_MAX = 64, RUN_MAX_MS = 10000, MEMORY_MAX = 256 << 20 };
+
+struct options {
+    const char *in, *out, *engine, *target, *cpu;
+    struct weir_snapshot_options snapshot;
+    const char *env[ENV_MAX];
+};
+
+static const char usage[] =
+    "usage: weirc IN.wasm|IN.wat -o OUT.cwasm [OPTION...]\n"
+    "  --engine native|pulley   machine code, or code of a portable interpreter (default native)\n"
+    "  --target TRIPLE          for another machine, e.g. aarch64-unknown-linux-gnu, at its "
+    "baseline\n"
+    "  --cpu native|baseline    all that this machine's CPU can do, or what any of its kind can\n"
+    "  --snapshot               store the module as its initialisation leaves it, even if what it\n"
+    "                           drew at random then is the same in each instance\n"
+    "  --no-snapshot            initialise in each instance; default: a snapshot where none can "
+    "tell\n"
+    "  --env NAME=VALUE         a variable that the initialisation sees; may be repeated\n"
+    "  --memory BYTES           the most memory it may have while it initialises\n"
+    "Exit codes: 0 done, 1 the module can't be compiled, 2 usage.\n";
 
 static int fail(const char *file, const char *what, size_t n)
 {
@@ -24,6 +48,35 @@ static int fail_error(const char *file, wasmtime_error_t *error)
     wasm_name_t text;
     wasmtime_error_message(error, &text);
     return fail(file, text.data, text.size);
+}
+
+/* What Cranelift is to make code for; NULL: this machine with all its CPU can do. */
+static const char *target_of(const struct options *o)
+{
+    if (strcmp(o->engine, "pulley") == 0)
+        return "pulley64";
+    if (o->target)
+        return o->target;
+    if (strcmp(o->cpu, "baseline") != 0)
+        return NULL;
+#ifdef __aarch64__
+    return "aarch64-unknown-linux-gnu";
+#else
+    return "x86_64-unknown-linux-gnu";
+#endif
+}
+
+/* Replaces `wasm` by its snapshot, or leaves it. */
+static int snapshot(const struct options *o, wasm_byte_vec_t *wasm)
+{
+    wasm_byte_vec_t made;
+    char *said = NULL;
+    int done = weir_snapshot(wasm, &o->snapshot, &made, &said);
+    if (said)
+        fail(o->in, said, strlen(said));
+    if (done > 0)
+        *wasm = made;
+    return done < 0;
 }
 
 /* A stranger's module is compiled, and perhaps initialised, here: nothing but the output is left to
@@ -41,51 +94,95 @@ static void cage(const char *out)
         .folder = folder, .file_max = OUTPUT_MAX, .data_max = DATA_MAX, .cpu_s = CPU_MAX_S});
 }
 
-static int compile(const char *in, const char *out, bool pulley)
+static int compile(const struct options *o)
 {
     struct slice source;
     char *text = NULL;
     wasm_byte_vec_t wasm, code;
-    wasmtime_module_t *module;
-    if (sys_file_read(in, 64 << 20, &source))
-        return fail(in, strerror(errno), strlen(strerror(errno)));
-    cage(out);
-    wasm_engine_t *engine = weir_compiler_new(pulley, &text);
+    enum err e = sys_file_read(o->in, SOURCE_MAX, &source);
+    if (e) {
+        const char *why = e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno);
+        return fail(o->in, why, strlen(why));
+    }
+    cage(o->out);
+    wasm_engine_t *engine = weir_compiler_new(target_of(o), &text);
     if (!engine)
-        return fail(in, text, strlen(text));
+        return fail(target_of(o), text, strlen(text));
     wasmtime_error_t *error = NULL;
     if (source.n >= 4 && memcmp(source.p, "\0asm", 4) == 0)
         wasm_byte_vec_new(&wasm, source.n, (const char *)source.p);
     else
         error = wasmtime_wat2wasm((const char *)source.p, source.n, &wasm);
-    if (!error)
-        error = wasmtime_module_new(engine, (const uint8_t *)wasm.data, wasm.size, &module);
-    if (!error)
-        error = wasmtime_module_serialize(module, &code);
     if (error)
-        return fail_error(in, error);
-    if (sys_file_write(out, slice_of(code.data, code.size)))
-        return fail(out, strerror(errno), strlen(strerror(errno)));
+        return fail_error(o->in, error);
+    if (snapshot(o, &wasm))
+        return 1;
+    if (!weir_compile(engine, &wasm, &code, &text))
+        return fail(o->in, text, strlen(text));
+    if (sys_file_write(o->out, slice_of(code.data, code.size)))
+        return fail(o->out, strerror(errno), strlen(strerror(errno)));
     return 0;
+}
+
+static bool one_of(const char *s, const char *a, const char *b)
+{
+    return strcmp(s, a) == 0 || strcmp(s, b) == 0;
+}
+
+/* An option with its value; false: there is none of that name, or it can't have that value. */
+static bool option(struct options *o, const char *name, const char *value)
+{
+    char *end = "";
+    if (strcmp(name, "-o") == 0)
+        o->out = value;
+    else if (strcmp(name, "--engine") == 0)
+        o->engine = value;
+    else if (strcmp(name, "--target") == 0)
+        o->target = value;
+    else if (strcmp(name, "--cpu") == 0)
+        o->cpu = value;
+    else if (strcmp(name, "--memory") == 0)
+        o->snapshot.memory_max = strtoull(value, &end, 10);
+    else if (strcmp(name, "--env") == 0 && o->snapshot.n_env < ENV_MAX && strchr(value, '='))
+        o->env[o->snapshot.n_env++] = value;
+    else
+        return false;
+    return *value && !*end;
+}
+
+static bool options_read(struct options *o, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--snapshot") == 0)
+            o->snapshot.mode = WEIR_SNAPSHOT_ALWAYS;
+        else if (strcmp(argv[i], "--no-snapshot") == 0)
+            o->snapshot.mode = WEIR_SNAPSHOT_NEVER;
+        else if (argv[i][0] != '-' && !o->in)
+            o->in = argv[i];
+        else if (i + 1 >= argc || !option(o, argv[i], argv[i + 1]))
+            return false;
+        else
+            i++;
+    }
+    return o->in && o->out && one_of(o->engine, "native", "pulley") &&
+           one_of(o->cpu, "native", "baseline");
 }
 
 int main(int argc, char **argv)
 {
-    const char *in = NULL, *out = NULL, *engine = "native";
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-o") == 0 && i + 1 < argc)
-            out = argv[++i];
-        else if (strcmp(argv[i], "--engine") == 0 && i + 1 < argc)
-            engine = argv[++i];
-        else if (argv[i][0] != '-' && !in)
-            in = argv[i];
-        else
-            in = out = NULL, i = argc;
+    struct options o = {.engine = "native",
+                        .cpu = "native",
+                        .snapshot = {.mode = WEIR_SNAPSHOT_AUTO,
+                                     .memory_max = MEMORY_MAX,
+                                     .run_max_ms = RUN_MAX_MS}};
+    o.snapshot.env = o.env;
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        return 0;
     }
-    bool pulley = strcmp(engine, "pulley") == 0;
-    if (!in || !out || (!pulley && strcmp(engine, "native") != 0)) {
-        fprintf(stderr, "usage: weirc IN.wasm|IN.wat -o OUT.cwasm [--engine native|pulley]\n");
+    if (!options_read(&o, argc, argv)) {
+        fputs(usage, stderr);
         return 2;
     }
-    return compile(in, out, pulley);
+    return compile(&o);
 }

@@ -26,7 +26,7 @@ CONFIG = {
         "both": guest("both"),
         "both-yes": {"path": guest("both"), "exec": "yes"},
         "single-no": {"path": guest("single"), "exec": "no"},
-        "badstart": guest("badstart"),
+        "badstart": {"path": guest("badstart"), "snapshot": "no"},
     },
     "routes": [{"path": "/both", "http": {"module": "both"}}],
 }
