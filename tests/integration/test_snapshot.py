@@ -146,6 +146,16 @@ def test_a_generator_of_go_is_found(tmp_path):
     assert is_snapshot(code) and b"weir:chacha8:0" in code and "1 generators" in said
 
 
+def test_a_go_module_is_stored_when_asked(tmp_path):
+    """Its runtime keeps a hash key and maps' seeds beside the two generators: that takes a yes."""
+    draw = GUESTS.parents[2] / "examples" / "go" / "draw.wasm"
+    code, said = built(tmp_path, draw, "--snapshot")
+    assert is_snapshot(code) and "warning" in said and "2 generators" in said
+    assert set(re.findall(rb"weir:chacha8:\d+", code)) == {b"weir:chacha8:0", b"weir:chacha8:1"}
+    code, said = built(tmp_path, draw)
+    assert not is_snapshot(code) and "no snapshot" in said
+
+
 def test_wasi_while_it_initialises(tmp_path):
     """EBADF of descriptors, ENOSYS of the rest, and output leads nowhere."""
     ok = """(if (i32.ne (call $prestat (i32.const 3) (i32.const 0)) (i32.const 8)) (then unreachable))

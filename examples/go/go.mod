@@ -1,0 +1,3 @@
+module draw
+
+go 1.24
