@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -66,9 +67,11 @@ static int limits_compiler(const struct sys_cage_compiler *c)
     const struct {
         int kind;
         uint64_t most;
-    } rows[] = {{RLIMIT_CORE, 0},           {RLIMIT_NPROC, 0},
-                {RLIMIT_CPU, c->cpu_s},     {RLIMIT_FSIZE, c->file_max},
-                {RLIMIT_DATA, c->data_max}, {RLIMIT_NOFILE, 64}};
+    } rows[] = {{RLIMIT_CORE, 0},
+                {RLIMIT_CPU, c->cpu_s},
+                {RLIMIT_FSIZE, c->file_max},
+                {RLIMIT_DATA, c->data_max},
+                {RLIMIT_NOFILE, 64}};
     int e = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         const struct rlimit most = {rows[i].most, rows[i].most};
@@ -381,13 +384,14 @@ static void on_violation(int sig, siginfo_t *info, void *context)
 /* What the compiler does beside: it writes its output, and runs code that it has made. Landlock
  * says which files. */
 static const int compiler_calls[] = {
-    SCMP_SYS(openat),     SCMP_SYS(rename),       SCMP_SYS(renameat),
-    SCMP_SYS(renameat2),  SCMP_SYS(unlink),       SCMP_SYS(fsync),
-    SCMP_SYS(fstat),      SCMP_SYS(newfstatat),   SCMP_SYS(lseek),
-    SCMP_SYS(fcntl),      SCMP_SYS(mmap),         SCMP_SYS(mprotect),
-    SCMP_SYS(ioctl),      SCMP_SYS(memfd_create), SCMP_SYS(ftruncate),
-    SCMP_SYS(prlimit64),  SCMP_SYS(sysinfo),      SCMP_SYS(sched_getaffinity),
-    SCMP_SYS(membarrier), SCMP_SYS(fchmod),       SCMP_SYS(rt_sigaction)};
+    SCMP_SYS(openat),         SCMP_SYS(rename),       SCMP_SYS(renameat),
+    SCMP_SYS(renameat2),      SCMP_SYS(unlink),       SCMP_SYS(fsync),
+    SCMP_SYS(fstat),          SCMP_SYS(newfstatat),   SCMP_SYS(lseek),
+    SCMP_SYS(fcntl),          SCMP_SYS(mmap),         SCMP_SYS(mprotect),
+    SCMP_SYS(ioctl),          SCMP_SYS(memfd_create), SCMP_SYS(ftruncate),
+    SCMP_SYS(prlimit64),      SCMP_SYS(sysinfo),      SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(membarrier),     SCMP_SYS(fchmod),       SCMP_SYS(rt_sigaction),
+    SCMP_SYS(set_robust_list)};
 
 static bool compiler_has(int call)
 {
@@ -409,6 +413,13 @@ static int rules_add(scmp_filter_ctx filter, bool compiler)
     e = e ? e : seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(process_madvise), 0);
     for (size_t i = 0; i < ARRAY_LEN(free_calls) && !e; i++)
         e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, free_calls[i], 0, NULL);
+    /* A thread, which ends an initialisation that takes too long, and no process: what clone3 is
+     * told can't be looked at, and glibc goes on by clone. */
+    const struct scmp_arg_cmp thread = {0, SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD};
+    if (compiler && !e)
+        e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, &thread);
+    if (compiler && !e)
+        e = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     for (size_t i = 0; i < ARRAY_LEN(compiler_calls) && compiler && !e; i++)
         e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, compiler_calls[i], 0, NULL);
     for (size_t i = 0; i < ARRAY_LEN(narrow_calls) && !e; i++) {
