@@ -2,8 +2,10 @@
  * many times in one process, through the gateway's own guest layer; with --load, each time from the
  * file on: open, load, instantiate, call, unload.
  *
- *     bench-cold [--load] [--pulley] MODULE.cwasm [ROUNDS]
+ *     bench-cold [--load] [--anew | --no-scan] [--pulley] MODULE.cwasm [ROUNDS]
  *
+ * The instance is restored where the module allows it; --anew: made and deleted each time; --no-scan:
+ * that too, and as on a kernel that can't report written pages.
  * Prints JSON: P50 and P99 of one round in µs. */
 #include <fcntl.h>
 #include <malloc.h>
@@ -79,7 +81,7 @@ static void load(struct guests *g, struct guest_module *m, bool pulley, const ch
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench-cold [--load] [--pulley] MODULE.cwasm [ROUNDS]\n");
+    fprintf(stderr, "usage: bench-cold [--load] [--anew] [--no-scan] [--pulley] MODULE.cwasm [ROUNDS]\n");
     return 2;
 }
 
@@ -87,7 +89,7 @@ int main(int argc, char **argv)
 {
     static struct guests g;
     static struct guest_module m;
-    const struct guest_limits limits = {.slots = 64,
+    struct guest_limits limits = {.slots = 64,
                                         .slots_module = 64,
                                         .queue = 1,
                                         .memory_max = MEMORY_MAX,
@@ -95,12 +97,16 @@ int main(int argc, char **argv)
                                         .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed};
     uint64_t now_ns = sys_now_ns();
-    bool from_file = false, pulley = false;
+    bool from_file = false, pulley = false, anew = false;
     for (; argc > 1 && argv[1][0] == '-'; argc--, argv++)
         if (strcmp(argv[1], "--load") == 0)
             from_file = true;
         else if (strcmp(argv[1], "--pulley") == 0)
             pulley = true;
+        else if (strcmp(argv[1], "--anew") == 0)
+            anew = true;
+        else if (strcmp(argv[1], "--no-scan") == 0)
+            limits.no_scan = anew = true;
         else
             return usage();
     uint32_t rounds = argc > 2 ? (uint32_t)atoi(argv[2]) : ROUNDS;

@@ -38,7 +38,9 @@ static void cache_key(struct slice wasm, const struct config_module *m,
 {
     SHA2_CTX sha;
     const char *version = guest_engine_version(), *cpu = sys_cpu_features();
+    static const char form[] = "restorable modules are marked"; /* what weirc does beside */
     SHA256Init(&sha);
+    SHA256Update(&sha, (const uint8_t *)form, sizeof(form));
     SHA256Update(&sha, (const uint8_t *)version, strlen(version) + 1);
     SHA256Update(&sha, (const uint8_t *)m->engine, strlen(m->engine) + 1);
     SHA256Update(&sha, (const uint8_t *)m->snapshot, strlen(m->snapshot) + 1);

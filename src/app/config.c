@@ -79,7 +79,7 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 
 static const struct reader_map module_map = {
     READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
-    .known = "path, engine, exec, snapshot, space, allow, limits"};
+    .known = "path, engine, instance, exec, snapshot, space, allow, limits"};
 
 static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
@@ -110,6 +110,8 @@ static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
     m->path = reader_resolve(r->file, m->path);
     if (!reader_one_of(m->engine, (const char *const[]){"native", "pulley", NULL}))
         reader_fail(r, value, "engine is native or pulley");
+    if (!reader_one_of(m->instance, (const char *const[]){"event", "module", NULL}))
+        reader_fail(r, value, "instance is event or module");
     if (!reader_one_of(m->exec, (const char *const[]){"auto", "yes", "no", NULL}))
         reader_fail(r, value, "exec is auto, yes or no");
     if (!reader_one_of(m->snapshot, (const char *const[]){"auto", "yes", "no", NULL}))

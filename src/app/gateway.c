@@ -339,8 +339,10 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
                                  .memory_max = 65536,
                                  .table_max = 1,
                                  .budget_ns = GUEST_BUDGET_NS};
-    for (uint32_t i = 0; i < c->n_modules; i++)
+    for (uint32_t i = 0; i < c->n_modules; i++) {
         gateway_limits_raise(out, &c->modules[i].limits);
+        out->actors += strcmp(c->modules[i].instance, "module") == 0;
+    }
 }
 
 /* Topics, timers and tables of guests' keys. */

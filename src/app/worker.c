@@ -45,11 +45,15 @@ static bool load(struct gateway *gw, uint32_t i, int fd)
     buf_init(&why, 8192);
     gateway_module_init(m, out);
     bool pulley = strcmp(m->engine, "pulley") == 0;
+    out->actor = strcmp(m->instance, "module") == 0;
     enum err e = guest_load(&gw->guests, out, pulley, fd, &why);
     e = e ? e : gateway_module_check(&gw->config, i, out, &why);
     if (!e && log_begin(LOG_module_loaded)) {
         log_text("module", slice_str(m->name));
         log_text("engine", slice_str(m->engine));
+        log_text("instance", slice_str(out->actor        ? "kept"
+                                       : out->restorable ? "restored"
+                                                         : "made anew"));
         log_end();
     }
     if (e && buf_append(&why, slice_str(why.len ? "" : err_text(e))))

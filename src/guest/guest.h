@@ -1,6 +1,7 @@
-/* Guests: modules that are loaded, and calls of their exports, each in a fresh instance on a fiber
- * of the loop's thread. This layer knows no connection: what a guest asks of the host goes through
- * struct guest_ops, which the program fills.
+/* Guests: modules that are loaded, and calls of their exports, each on a fiber of the loop's thread
+ * in a fresh instance, or all in the module's one where it is an actor (guest_instance.h). This
+ * layer knows no connection: what a guest asks of the host goes through struct guest_ops, which the
+ * program fills.
  *
  *   guest_call_start      slot free                slice used up
  *  --- no slot ---> WAITING -------> RUNNING -------------------------> READY
@@ -23,6 +24,7 @@
 #include "guest/host.h"
 
 struct guest_call;
+struct guest_instance;
 
 /* A parameter of a host function, as its row spells it (tbl/host.def). */
 struct guest_param {
@@ -47,8 +49,10 @@ struct guest_ops {
 struct guest_limits {
     uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
     uint32_t slots_module; /* instances of one module, so that others find a slot */
+    uint32_t actors;       /* modules with `instance: module`, whose places are beside the slots */
     uint32_t memory_max;   /* the largest of all modules, bytes */
     uint32_t table_max;    /* likewise, elements */
+    bool no_scan;          /* as on a kernel that can't report written pages, to measure that */
     uint64_t budget_ns;    /* of all guests in an iteration; the last slice may exceed it */
 };
 
@@ -87,8 +91,15 @@ struct guest_module {
     struct guest_module_limits limits;
     uint64_t allow; /* bits of enum guest_host */
     bool pulley;
+    bool actor; /* one instance, kept from event to event: they run one at a time */
+    bool restorable, image_taken;
+    uint8_t *image; /* what its memory begins with, without the zeros at the end */
+    size_t image_n, image_size;
+    struct list kept; /* instances that wait for a call */
+    uint32_t n_kept;
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
+    struct weir_plan *plan;
     struct weir_entry *exports[GUEST_EXPORTS];
     struct guest_function *functions;
     uint32_t n_functions, functions_max;
@@ -112,14 +123,17 @@ struct guests {
     bool owed;                    /* this iteration belongs to suspended calls */
     struct list turns, throttled; /* modules with calls; the second: whose CPU time is used up */
     uint32_t running, waiting;
+    struct list idle; /* kept instances, which give way to calls that need their place */
+    uint32_t kept;
+    uint8_t entropy[256];
+    size_t entropy_left;
 };
 
 struct guest_call {
     struct list node;
     struct guest_module *module;
     const struct weir_entry *entry;
-    struct weir_call *call;
-    wasmtime_store_t *store;
+    struct guest_instance *instance; /* while it runs */
     struct weir_call_frame frame;
     uint64_t started_ns, slice_ns; /* when it began; when its present slice did */
     uint32_t used_ticks, host_calls;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "base/metrics.h"
-#include "guest/guest.h"
+#include "guest/guest_instance.h"
 #include "sys/sys.h"
 
 enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000 };
@@ -48,11 +48,11 @@ void guest_ticker_engine(int which, wasm_engine_t *engine)
 }
 
 /* Called on the guest's fiber when a tick passed: appends nothing, formats nothing. */
-static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint64_t *delta,
-                                  wasmtime_update_deadline_kind_t *kind)
+wasmtime_error_t *guest_on_epoch(wasmtime_context_t *context, void *data, uint64_t *delta,
+                                 wasmtime_update_deadline_kind_t *kind)
 {
-    (void)context;
-    struct guest_call *c = data;
+    (void)data;
+    struct guest_call *c = wasmtime_context_get_data(context);
     uint64_t now_ns = sys_now_ns();
     /* A tick that fell into a short call by chance: were it to yield, all others would wait for it.
      */
@@ -76,18 +76,13 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *context, void *data, uint6
 static bool start(struct guests *g, struct guest_call *c)
 {
     struct guest_module *m = c->module;
-    c->store = wasmtime_store_new(g->engines[m->pulley], c, NULL);
-    if (!c->store)
+    c->instance = guest_instance_take(g, c);
+    if (!c->instance)
         return false;
-    wasmtime_context_t *context = wasmtime_store_context(c->store);
-    wasmtime_store_epoch_deadline_callback(c->store, on_epoch, c, NULL);
-    wasmtime_context_set_epoch_deadline(context, 1);
-    if (m->limits.memory < g->limits.memory_max || m->limits.table_elements < g->limits.table_max)
-        wasmtime_store_limiter(c->store, m->limits.memory, m->limits.table_elements, -1, -1, -1);
     c->frame.has_memory = false;
     c->frame.trap = -1;
     c->frame.error = NULL;
-    c->call = weir_call_new(c->entry, context, &c->frame);
+    weir_call_new(c->entry, wasmtime_store_context(c->instance->store), &c->frame);
     metrics.guests_running = ++g->running;
     m->running++;
     c->ran = true;
@@ -149,11 +144,9 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
         report(c, e);
         wasmtime_error_delete(c->frame.error);
     }
-    weir_call_delete(c->call);
-    wasmtime_store_delete(c->store);
-    c->call = NULL;
-    c->store = NULL;
+    weir_call_delete(&c->frame);
     metrics.guests_running = --g->running;
+    guest_instance_give(g, c, polled > 0);
     c->module->running--;
     c->done(c, e);
 }
@@ -223,7 +216,8 @@ static void unthrottle(struct guests *g)
 
 static bool slot_free(const struct guests *g, const struct guest_module *m)
 {
-    return !throttled(g, m) && g->running < g->limits.slots && m->running < g->limits.slots_module;
+    uint32_t most = m->actor ? 1 : g->limits.slots_module;
+    return !throttled(g, m) && g->running < g->limits.slots && m->running < most;
 }
 
 static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
@@ -240,7 +234,7 @@ static void step(struct guests *g, struct guest_call *c)
     ticker_arm();
     struct guest_module *m = c->module;
     uint64_t start_ns = c->slice_ns = sys_now_ns();
-    int r = weir_call_poll(c->call);
+    int r = weir_call_poll(&c->frame);
     if (r == 0) {
         metrics.guest_slices_total++;
         enqueue(g, c, &c->module->ready);

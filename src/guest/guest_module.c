@@ -1,7 +1,7 @@
 /* Engines and modules: loading, linking, what a module exports. */
 #include <stdio.h>
 
-#include "guest/guest.h"
+#include "guest/guest_instance.h"
 #include "sys/sys.h"
 
 static const struct {
@@ -43,6 +43,7 @@ void guests_init(struct guests *g, const struct guest_limits *limits, const stru
     g->now_ns = now_ns;
     list_init(&g->turns);
     list_init(&g->throttled);
+    list_init(&g->idle);
 }
 
 const char *guest_engine_version(void)
@@ -57,17 +58,19 @@ void guest_module_init(struct guest_module *m, const char *name)
     list_init(&m->ready);
     list_init(&m->waiting);
     list_init(&m->turn);
+    list_init(&m->kept);
 }
 
 static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
 {
     if (g->engines[pulley])
         return ERR_NONE;
-    struct weir_engine_options options = {.slots = g->limits.slots,
+    struct weir_engine_options options = {.slots = g->limits.slots + g->limits.actors,
                                           .table_elements = g->limits.table_max,
                                           .memory_max = g->limits.memory_max,
                                           .keep_scanned = 128 << 10,
-                                          .keep_cleared = 16 << 10};
+                                          .keep_cleared = 16 << 10,
+                                          .scan = !g->limits.no_scan};
     char *text = NULL;
     g->engines[pulley] = weir_engine_new(&options, pulley, &text);
     if (!g->engines[pulley]) {
@@ -91,26 +94,13 @@ void guests_done(struct guests *g)
     }
 }
 
-static bool number_kinds(const wasm_valtype_vec_t *v, uint8_t *n, uint8_t kinds[WEIR_VALUES_MAX])
-{
-    if (v->size > WEIR_VALUES_MAX)
-        return false;
-    for (size_t i = 0; i < v->size; i++) {
-        kinds[i] = wasm_valtype_kind(v->data[i]);
-        if (kinds[i] > WASM_F64)
-            return false;
-    }
-    *n = (uint8_t)v->size;
-    return true;
-}
-
-static bool export_fits(const wasm_functype_t *t, enum guest_export x)
+static bool export_fits(const struct guest_module *m, enum guest_export x)
 {
     uint8_t n_args, n_results, kinds[WEIR_VALUES_MAX], results[WEIR_VALUES_MAX];
     const char *want = export_rows[x].params;
-    if (!number_kinds(wasm_functype_params(t), &n_args, kinds) ||
-        !number_kinds(wasm_functype_results(t), &n_results, results) || n_args != strlen(want) ||
-        n_results != export_rows[x].result || (n_results && results[0] != WASM_I32))
+    if (!weir_plan_signature(m->plan, export_rows[x].name, kinds, &n_args, results, &n_results) ||
+        n_args != strlen(want) || n_results != export_rows[x].result ||
+        (n_results && results[0] != WASM_I32))
         return false;
     for (int i = 0; i < n_args; i++)
         if (kinds[i] != (want[i] == 'l' ? WASM_I64 : WASM_I32))
@@ -147,19 +137,18 @@ static enum err export_take(struct guest_module *m, const wasm_exporttype_t *x, 
     for (int i = 0; i < GUEST_EXPORTS; i++) {
         if (strcmp(f->name, export_rows[i].name) != 0)
             continue;
-        if (!export_fits(t, (enum guest_export)i)) {
+        if (!export_fits(m, (enum guest_export)i)) {
             enum err e = buf_printf(why, "export %s has another signature than weir_v1 asks for",
                                     f->name);
             return e ? e : ERR_MODULE_REFUSED;
         }
-        m->exports[i] = weir_entry_new(m->pre, f->name);
+        m->exports[i] = weir_entry_new(m->plan, f->name);
         return ERR_NONE;
     }
     if (handler || strcmp(f->name, "_initialize") == 0 ||
-        !number_kinds(wasm_functype_params(t), &f->n_args, f->args) ||
-        !number_kinds(wasm_functype_results(t), &f->n_results, f->results))
+        !weir_plan_signature(m->plan, f->name, f->args, &f->n_args, f->results, &f->n_results))
         return ERR_NONE;
-    f->entry = weir_entry_new(m->pre, f->name);
+    f->entry = weir_entry_new(m->plan, f->name);
     if (f->entry)
         m->n_functions++;
     return ERR_NONE;
@@ -200,7 +189,12 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
     if (!e) {
         wasmtime_error_t *error = wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module,
                                                                   &m->pre);
-        e = error ? refuse_error(why, error) : exports_take(m, why);
+        e = error ? refuse_error(why, error) : ERR_NONE;
+    }
+    if (!e) {
+        m->plan = weir_plan_new(m->pre);
+        m->restorable = !m->actor && sys_pages_open() && weir_plan_restorable(m->plan);
+        e = exports_take(m, why);
     }
     if (e)
         guest_unload(m);
@@ -209,18 +203,22 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
 
 void guest_unload(struct guest_module *m)
 {
+    guest_instances_drop(m);
     for (uint32_t i = 0; i < m->n_functions; i++)
         weir_entry_delete(m->functions[i].entry);
     for (int i = 0; i < GUEST_EXPORTS; i++)
         if (m->exports[i])
             weir_entry_delete(m->exports[i]);
     mem_free(m->functions, m->functions_max * sizeof(*m->functions));
+    if (m->plan)
+        weir_plan_delete(m->plan);
     if (m->pre)
         wasmtime_instance_pre_delete(m->pre);
     if (m->module)
         wasmtime_module_delete(m->module);
     m->functions = NULL;
     m->n_functions = 0;
+    m->plan = NULL;
     m->pre = NULL;
     m->module = NULL;
 }

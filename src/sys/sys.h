@@ -52,6 +52,17 @@ void sys_random(void *p, size_t n);
 void sys_ticker_init(void (*tick)(void));
 void sys_ticker_set(uint32_t interval_ms);
 
+/* Which pages of a private mapping were written since it was mapped, or hold a copy of what the
+ * kernel swapped out. `zero`: the page is the kernel's page of zeros, which as a rule means that it
+ * was only read. Needs Linux 6.7, and to be opened before the worker is caged. */
+struct sys_pages {
+    size_t at, n; /* bytes, from the mapping's beginning */
+    bool zero;
+};
+bool sys_pages_open(void); /* false: this kernel can't tell */
+/* How many regions there are; negative: more than cap, or no answer. */
+int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap);
+
 /* Files. Read whole, at most max bytes: p is mem_alloc'd with n bytes by the callee. */
 enum err sys_file_read(const char *path, size_t max, struct slice *out) MUST_USE;
 enum err sys_fd_read(int fd, size_t max, struct slice *out) MUST_USE;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -237,6 +238,63 @@ void sys_random(void *p, size_t n)
         if (r > 0)
             done += (size_t)r;
     }
+}
+
+/* linux/fs.h of 6.7. */
+struct page_region {
+    uint64_t start, end, categories;
+};
+struct page_scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted,
+        category_mask, category_anyof_mask, return_mask;
+};
+enum { PAGE_FILE = 4, PAGE_PRESENT = 8, PAGE_SWAPPED = 16, PAGE_ZERO = 32 };
+enum { PAGES_MAX = 64 };
+
+static int pagemap = -1;
+
+/* A page of a private mapping is written where it is anonymous: present or swapped out, and not the
+ * file's. What was never touched, or was only read in the file's part, is neither. */
+static int pages_scan(uint64_t start, uint64_t end, struct page_region *out, unsigned cap)
+{
+    struct page_scan scan = {.size = sizeof(scan),
+                             .start = start,
+                             .end = end,
+                             .vec = (uintptr_t)out,
+                             .vec_len = cap,
+                             .category_inverted = PAGE_FILE,
+                             .category_mask = PAGE_FILE,
+                             .category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
+                             .return_mask = PAGE_ZERO};
+    int n = ioctl(pagemap, _IOWR('f', 16, struct page_scan), &scan);
+    return n < 0 ? -errno : scan.walk_end != end ? -ENOSPC : n;
+}
+
+bool sys_pages_open(void)
+{
+    static bool tried;
+    struct page_region region;
+    if (!tried) {
+        tried = true;
+        pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+        if (pagemap >= 0 && pages_scan(0, 0, &region, 1) < 0) {
+            close(pagemap);
+            pagemap = -1;
+        }
+    }
+    return pagemap >= 0;
+}
+
+int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap)
+{
+    struct page_region regions[PAGES_MAX];
+    uint64_t start = (uintptr_t)base;
+    int found = pages_scan(start, start + n, regions, MIN(cap, PAGES_MAX));
+    for (int i = 0; i < found; i++)
+        out[i] = (struct sys_pages){.at = (size_t)(regions[i].start - start),
+                                    .n = (size_t)(regions[i].end - regions[i].start),
+                                    .zero = regions[i].categories & PAGE_ZERO};
+    return found;
 }
 
 static void (*ticker_fn)(void);

@@ -1,0 +1,191 @@
+#include "guest/guest_instance.h"
+
+#include "base/metrics.h"
+#include "sys/sys.h"
+
+/* Where more was written it is cheaper to make an instance than to restore it. */
+enum { REGIONS_MAX = 64, WRITTEN_MAX = 256 << 10 };
+enum { KEPT_MAX = 4 }; /* of a module: more run at once only while some are suspended */
+
+/* A ChaCha8 generator of Go's runtime (internal/chacha8rand.State): 256 bytes of output, the seed,
+ * then three counters. i == n == 32: the output is used up, and is made anew from the seed. */
+enum { SEED_AT = 256, SEED_SIZE = 32, COUNTERS_AT = 288, STATE_SIZE = 300 };
+
+static void delete (struct guest_instance *i)
+{
+    if (i->kept)
+        weir_kept_delete(i->kept);
+    wasmtime_store_delete(i->store);
+    mem_free(i, sizeof(*i));
+}
+
+static void unlink_kept(struct guests *g, struct guest_instance *i)
+{
+    list_remove(&i->node);
+    i->module->n_kept--;
+    if (!list_empty(&i->idle)) {
+        list_remove(&i->idle);
+        g->kept--;
+    }
+}
+
+/* ---- the image ---- */
+
+static void image_take(struct guest_module *m, const uint8_t *base, size_t size, size_t data_end)
+{
+    size_t n = MIN(size, data_end);
+    uint8_t *copy = n ? mem_alloc(n) : NULL;
+    if (n && !copy) {
+        m->restorable = false;
+        return;
+    }
+    if (n)
+        memcpy(copy, base, n);
+    m->image = copy;
+    m->image_n = n;
+    m->image_size = size;
+    m->image_taken = true;
+}
+
+static void put_back(const struct guest_module *m, uint8_t *base, size_t at, size_t n)
+{
+    size_t copied = at < m->image_n ? MIN(n, m->image_n - at) : 0;
+    if (copied)
+        memcpy(base + at, m->image + at, copied);
+    memset(base + at + copied, 0, n - copied);
+}
+
+static bool memory_restore(const struct guest_module *m, uint8_t *base, size_t size)
+{
+    struct sys_pages pages[REGIONS_MAX];
+    size_t written = 0;
+    if (size != m->image_size)
+        return false;
+    if (!size)
+        return true;
+    int n = sys_pages_written(base, size, pages, REGIONS_MAX);
+    if (n < 0)
+        return false;
+    for (int i = 0; i < n; i++) {
+        /* Read, not written, unless the kernel has merged a page of zeros into its own. */
+        bool same = pages[i].zero && pages[i].at >= m->image_n;
+        written += same ? 0 : pages[i].n;
+    }
+    if (written > WRITTEN_MAX)
+        return false;
+    for (int i = 0; i < n; i++)
+        if (!pages[i].zero || pages[i].at < m->image_n)
+            put_back(m, base, pages[i].at, pages[i].n);
+    return true;
+}
+
+/* ---- before a call in an instance that is as it began ---- */
+
+static void seed(struct guests *g, uint8_t *state)
+{
+    static const uint32_t used_up[] = {32, 32, 0};
+    if (g->entropy_left < SEED_SIZE) {
+        sys_random(g->entropy, sizeof(g->entropy));
+        g->entropy_left = sizeof(g->entropy);
+    }
+    g->entropy_left -= SEED_SIZE;
+    memcpy(state + SEED_AT, g->entropy + g->entropy_left, SEED_SIZE);
+    memset(g->entropy + g->entropy_left, 0, SEED_SIZE);
+    memcpy(state + COUNTERS_AT, used_up, sizeof(used_up));
+}
+
+static void prepare(struct weir_call_frame *frame)
+{
+    struct guest_call *c = CONTAINER_OF(frame, struct guest_call, frame);
+    struct guest_module *m = c->module;
+    if (m->restorable && !m->image_taken)
+        image_take(m, frame->base, frame->size, frame->data_end);
+    for (size_t i = 0; i < frame->n_seeds; i++)
+        if ((uint64_t)frame->seeds[i] + STATE_SIZE <= frame->size)
+            seed(m->guests, frame->base + frame->seeds[i]);
+}
+
+/* ---- take, give ---- */
+
+static struct guest_instance *make(struct guests *g, struct guest_module *m)
+{
+    /* The pool has as many places as calls may run: an idle instance makes room. */
+    if (g->kept && g->running + g->kept >= g->limits.slots) {
+        struct guest_instance *coldest = CONTAINER_OF(g->idle.next, struct guest_instance, idle);
+        unlink_kept(g, coldest);
+        delete (coldest);
+    }
+    struct guest_instance *i = mem_alloc(sizeof(*i));
+    if (!i)
+        return NULL;
+    i->store = wasmtime_store_new(g->engines[m->pulley], NULL, NULL);
+    if (!i->store) {
+        mem_free(i, sizeof(*i));
+        return NULL;
+    }
+    i->module = m;
+    i->kept = NULL;
+    list_init(&i->node);
+    list_init(&i->idle);
+    wasmtime_store_epoch_deadline_callback(i->store, guest_on_epoch, NULL, NULL);
+    if (m->limits.memory < g->limits.memory_max || m->limits.table_elements < g->limits.table_max)
+        wasmtime_store_limiter(i->store, m->limits.memory, m->limits.table_elements, -1, -1, -1);
+    metrics.guest_instances_made_total++;
+    return i;
+}
+
+struct guest_instance *guest_instance_take(struct guests *g, struct guest_call *c)
+{
+    struct guest_module *m = c->module;
+    struct guest_instance *i;
+    if (!list_empty(&m->kept)) {
+        i = CONTAINER_OF(m->kept.prev, struct guest_instance, node);
+        unlink_kept(g, i);
+        metrics.guest_instances_restored_total += !m->actor;
+    } else {
+        i = make(g, m);
+    }
+    if (!i)
+        return NULL;
+    wasmtime_context_t *context = wasmtime_store_context(i->store);
+    wasmtime_context_set_data(context, c);
+    wasmtime_context_set_epoch_deadline(context, 1);
+    c->frame.kept = i->kept;
+    c->frame.prepare = prepare;
+    return i;
+}
+
+void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
+{
+    struct guest_instance *i = c->instance;
+    struct guest_module *m = c->module;
+    c->instance = NULL;
+    i->kept = c->frame.kept;
+    bool keep = ok && (m->actor || (m->restorable && m->n_kept < KEPT_MAX &&
+                                    memory_restore(m, c->frame.base, c->frame.size) &&
+                                    weir_kept_restore(i->kept, wasmtime_store_context(i->store))));
+    if (!keep) {
+        delete (i);
+        return;
+    }
+    wasmtime_context_set_data(wasmtime_store_context(i->store), NULL);
+    list_append(&m->kept, &i->node);
+    m->n_kept++;
+    if (!m->actor) { /* which has a place of its own */
+        list_append(&g->idle, &i->idle);
+        g->kept++;
+    }
+}
+
+void guest_instances_drop(struct guest_module *m)
+{
+    while (!list_empty(&m->kept)) {
+        struct guest_instance *i = CONTAINER_OF(m->kept.next, struct guest_instance, node);
+        unlink_kept(m->guests, i);
+        delete (i);
+    }
+    mem_free(m->image, m->image_n);
+    m->image = NULL;
+    m->image_n = 0;
+    m->image_taken = false;
+}
