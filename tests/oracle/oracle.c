@@ -143,7 +143,13 @@ static bool load(struct guest_module *m, const char *path, bool pulley, struct s
 {
     struct buf why;
     buf_init(&why, 4096);
-    guest_module_init(m, "oracle", MEMORY_MAX, 50, 1000);
+    guest_module_init(m, "oracle");
+    m->allow = ~UINT64_C(0);
+    m->limits = (struct guest_module_limits){.memory = MEMORY_MAX,
+                                             .table_elements = 20000,
+                                             .deadline_ms = 50,
+                                             .timeout_ms = 1000,
+                                             .calls = UINT32_MAX};
     enum err e = guest_load(&guests, m, pulley, sys_memfd_sealed("module", code), &why);
     if (e)
         fprintf(stderr, "%s: %.*s\n", path, (int)why.len, (const char *)why.p);
@@ -186,6 +192,7 @@ int main(int argc, char **argv)
                                         .slots_module = 8,
                                         .queue = 1,
                                         .memory_max = MEMORY_MAX,
+                                        .table_max = 20000,
                                         .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed};
     bool pulley = false;
