@@ -135,12 +135,19 @@ static enum conn_ready ready(void *owner, struct conn *c)
     return c->flags & WS_CLOSE_SENT ? CONN_ALWAYS : s->ready(s->owner, c);
 }
 
+static void drained(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    if (s->drained)
+        s->drained(s->owner, c);
+}
+
 void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
 {
     s->net = net;
     net->protocols[protocol] = (struct conn_protocol){.owner = s,
                                                       .queue_max = s->queue_max,
-                                                      .drained = s->drained,
+                                                      .drained = drained,
                                                       .ready = ready,
                                                       .input = input,
                                                       .timeout = timeout,
