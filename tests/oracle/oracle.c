@@ -111,8 +111,10 @@ static bool model_take(const struct guest_module *m, struct model *out)
     size_t length;
     wasmtime_extern_t x;
     memset(out, 0, sizeof(*out));
-    if (wasmtime_instance_pre_instantiate(m->pre, context, &instance, &trap) || trap)
+    if (wasmtime_instance_pre_instantiate(m->pre, context, &instance, &trap) || trap) {
+        wasmtime_store_delete(store); /* it holds a place of the pool */
         return false;
+    }
     if (wasmtime_instance_export_get(context, &instance, "memory", 6, &x) ||
         wasmtime_instance_export_get(context, &instance, "weir:memory", 11, &x)) {
         if (x.kind == WASMTIME_EXTERN_MEMORY)
@@ -179,7 +181,9 @@ static bool compare(const char *path, struct guest_module *fast, struct guest_mo
         if (memcmp(&a, &b, sizeof(a)) != 0)
             what = "did something else than in a new instance";
         if (what)
-            printf("%s: call %d, of %s: %s\n", path, i, fast->functions[at].name, what);
+            printf("%s: call %d, of %s: %s: %s/%s, trap %d/%d, size %zu/%zu\n", path, i,
+                   fast->functions[at].name, what, err_name(a.e), err_name(b.e), a.trap, b.trap,
+                   a.size, b.size);
         same = !what;
     }
     free(model.base);
