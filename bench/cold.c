@@ -4,9 +4,9 @@
  *
  *     bench-cold [--load] [--anew | --no-scan] [--pulley] MODULE.cwasm [ROUNDS]
  *
- * The instance is restored where the module allows it; --anew: made and deleted each time; --no-scan:
- * that too, and as on a kernel that can't report written pages.
- * Prints JSON: P50 and P99 of one round in µs. */
+ * The instance is restored where the module allows it; --anew: made and deleted each time;
+ * --no-scan: that too, and as on a kernel that can't report written pages. Prints JSON: P50 and P99
+ * of one round in µs. */
 #include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -81,7 +81,8 @@ static void load(struct guests *g, struct guest_module *m, bool pulley, const ch
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench-cold [--load] [--anew] [--no-scan] [--pulley] MODULE.cwasm [ROUNDS]\n");
+    fprintf(stderr,
+            "usage: bench-cold [--load] [--anew] [--no-scan] [--pulley] MODULE.cwasm [ROUNDS]\n");
     return 2;
 }
 
@@ -90,11 +91,11 @@ int main(int argc, char **argv)
     static struct guests g;
     static struct guest_module m;
     struct guest_limits limits = {.slots = 64,
-                                        .slots_module = 64,
-                                        .queue = 1,
-                                        .memory_max = MEMORY_MAX,
-                                        .table_max = TABLE_MAX,
-                                        .budget_ns = UINT64_MAX};
+                                  .slots_module = 64,
+                                  .queue = 1,
+                                  .memory_max = MEMORY_MAX,
+                                  .table_max = TABLE_MAX,
+                                  .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed};
     uint64_t now_ns = sys_now_ns();
     bool from_file = false, pulley = false, anew = false;
@@ -122,6 +123,7 @@ int main(int argc, char **argv)
             guest_unload(&m);
             load(&g, &m, pulley, argv[1]);
         }
+        m.restorable &= !anew;
         call_once(&g, &m, &now_ns);
         if (i >= WARMUP)
             took[i - WARMUP] = (uint32_t)(sys_now_ns() - start_ns);
