@@ -92,7 +92,7 @@ struct guest_module {
     uint64_t allow; /* bits of enum guest_host */
     bool pulley;
     bool actor; /* one instance, kept from event to event: they run one at a time */
-    bool restorable, image_taken;
+    bool called, restorable, image_taken;
     uint8_t *image; /* what its memory begins with, without the zeros at the end */
     size_t image_n, image_size;
     struct list kept; /* instances that wait for a call */

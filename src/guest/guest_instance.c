@@ -98,8 +98,10 @@ static void prepare(struct weir_call_frame *frame)
 {
     struct guest_call *c = CONTAINER_OF(frame, struct guest_call, frame);
     struct guest_module *m = c->module;
-    if (m->restorable && !m->image_taken)
+    /* Not for the first call, which may be the only one. */
+    if (m->restorable && m->called && !m->image_taken)
         image_take(m, frame->base, frame->size, frame->data_end);
+    m->called = true;
     for (size_t i = 0; i < frame->n_seeds; i++)
         if ((uint64_t)frame->seeds[i] + STATE_SIZE <= frame->size)
             seed(m->guests, frame->base + frame->seeds[i]);
@@ -161,7 +163,7 @@ void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
     struct guest_module *m = c->module;
     c->instance = NULL;
     i->kept = c->frame.kept;
-    bool keep = ok && (m->actor || (m->restorable && m->n_kept < KEPT_MAX &&
+    bool keep = ok && (m->actor || (m->restorable && m->image_taken && m->n_kept < KEPT_MAX &&
                                     memory_restore(m, c->frame.base, c->frame.size) &&
                                     weir_kept_restore(i->kept, wasmtime_store_context(i->store))));
     if (!keep) {
