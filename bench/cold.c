@@ -1,6 +1,6 @@
 /* Cold starts: a fresh instance of a module, one call of its add(2.5, 3.7) and the instance's end,
  * many times in one process, through the gateway's own guest layer; with --load, each time from the
- * file on: open, load, instantiate, call, unload.
+ * file on: open, load, instantiate, call.
  *
  *     bench-cold [--load] [--anew | --no-scan] [--pulley] MODULE.cwasm [ROUNDS]
  *
@@ -118,11 +118,11 @@ int main(int argc, char **argv)
     guests_init(&g, &limits, &ops, &now_ns);
     load(&g, &m, pulley, argv[1]);
     for (uint32_t i = 0; i < WARMUP + rounds; i++) {
-        uint64_t start_ns = sys_now_ns();
-        if (from_file) {
+        if (from_file)
             guest_unload(&m);
+        uint64_t start_ns = sys_now_ns();
+        if (from_file)
             load(&g, &m, pulley, argv[1]);
-        }
         m.restorable &= !anew;
         call_once(&g, &m, &now_ns);
         if (i >= WARMUP)
