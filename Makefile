@@ -25,7 +25,7 @@ test:
 	@scripts/test
 
 docs: build
-	@for page in config metrics errors logs; do \
+	@for page in config metrics errors logs guest wasi; do \
 	  build/weir docs $$page >docs/$$(echo $$page | tr '[:lower:]' '[:upper:]').md; done
 
 bench: build

@@ -27,6 +27,18 @@ static void done(struct guest_call *call, enum err e)
         ended++;
 }
 
+static bool output(struct guest_call *call, bool error, struct slice data)
+{
+    (void)call, (void)error, (void)data;
+    return true;
+}
+
+static uint32_t environment(struct guest_call *call, struct buf *out)
+{
+    (void)call, (void)out;
+    return 0;
+}
+
 static void failed(struct guest_call *call, enum err e, struct slice text)
 {
     (void)call;
@@ -96,7 +108,7 @@ int main(int argc, char **argv)
                                   .memory_max = MEMORY_MAX,
                                   .table_max = TABLE_MAX,
                                   .budget_ns = UINT64_MAX};
-    const struct guest_ops ops = {.failed = failed};
+    const struct guest_ops ops = {.failed = failed, .output = output, .environment = environment};
     uint64_t now_ns = sys_now_ns();
     bool from_file = false, pulley = false, anew = false;
     for (; argc > 1 && argv[1][0] == '-'; argc--, argv++)

@@ -63,6 +63,28 @@ static void allow_read(struct reader *r, yaml_node_t *item, void *base)
 static const struct reader_list allow_list = {"function", "[ws, log]", 0, READER_TEXTS_MAX,
                                               allow_read};
 
+static bool env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    struct config_module *m = base;
+    const char *name = reader_key(key);
+    char *text = reader_expand(r, value), *line = NULL;
+    size_t n = strlen(name);
+    if (!n || n > CONFIG_ENV_NAME_MAX || strchr(name, '='))
+        reader_fail(r, key, "a variable's name has 1 to 128 characters and no =");
+    else if (text && asprintf(&line, "%s=%s", name, text) > 0) {
+        m->env = reader_grow(m->env, &m->n_env, sizeof(*m->env));
+        m->env[m->n_env - 1] = line;
+    }
+    free(text);
+    return true;
+}
+
+static const struct reader_map env_map = {.noun = "variable",
+                                          .form = "NAME: value",
+                                          .most = READER_TEXTS_MAX,
+                                          .rows = reader_no_rows,
+                                          .extra = env_read};
+
 static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_module *m = base;
@@ -71,6 +93,8 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
     } else if (strcmp(reader_key(key), "allow") == 0) {
         m->allow = 0;
         reader_list_read(r, value, &allow_list, m);
+    } else if (strcmp(reader_key(key), "env") == 0) {
+        reader_map_read(r, value, &env_map, m);
     } else {
         return false;
     }
@@ -79,7 +103,7 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 
 static const struct reader_map module_map = {
     READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
-    .known = "path, engine, instance, exec, snapshot, space, allow, limits"};
+    .known = "path, engine, instance, exec, snapshot, space, allow, env, limits"};
 
 static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
@@ -406,6 +430,7 @@ void config_done(struct config *c)
     for (uint32_t i = 0; i < c->n_modules; i++) {
         rows_free(module_rows, &c->modules[i]);
         free(c->modules[i].name);
+        texts_free(c->modules[i].env, c->modules[i].n_env);
     }
     for (uint32_t i = 0; i < c->n_routes; i++) {
         free(c->routes[i].path);

@@ -28,9 +28,13 @@ struct config_module {
     char *name;
     unsigned line;
     uint64_t allow; /* bits of enum guest_host */
+    char **env;     /* "NAME=value" */
+    uint32_t n_env;
     struct config_module_limits limits;
 };
 #undef CFG
+
+enum { CONFIG_ENV_NAME_MAX = 128 };
 
 enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
 enum route_handler { HANDLER_NONE, HANDLER_ECHO, HANDLER_PUBSUB }; /* built in */

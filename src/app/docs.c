@@ -3,6 +3,7 @@
 #include "app/config.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "guest/guest.h"
 
 static enum err errors_write(struct buf *out)
 {
@@ -25,14 +26,46 @@ static enum err errors_write(struct buf *out)
     return e;
 }
 
+static enum err wasi_write(struct buf *out)
+{
+    enum err e = buf_printf(out, "# WASI preview 1\n\nMade by `weir docs wasi` from "
+                                 "`src/tbl/wasi.def`. There are no files and no sockets; what "
+                                 "would need one is answered with the errno below.\n\n"
+                                 "| function | what it does |\n|---|---|\n");
+    return e ? e : guest_wasi_docs(out);
+}
+
+static enum err guest_write(struct buf *out)
+{
+    enum err e = buf_printf(
+        out,
+        "# Host functions: weir_v1\n\nMade by `weir docs guest` from `src/tbl/host.def`. Shapes "
+        "and errors are in `sdk/c/weir.h`. A word of `allow:` is a group or a function; without "
+        "`allow:` all of them are linked, and `wasi` too (WASI.md and `env.abort`).\n\n"
+        "Parameters: i an i32, l an i64, B pointer and length, read by the host; P pointer and "
+        "capacity, written by it.\n\n"
+        "| function | group | parameters | result | what it does |\n|---|---|---|---|---|\n");
+    static const struct {
+        const char *name, *group, *params;
+        char result;
+        const char *text;
+    } rows[] = {
+#define HOST(name, group, params, result, text) {#name, #group, params, result, text},
+#include "tbl/host.def"
+#undef HOST
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows) && !e; i++)
+        e = buf_printf(out, "| `%s` | %s | `%s` | i%s | %s |\n", rows[i].name, rows[i].group,
+                       rows[i].params, rows[i].result == 'l' ? "64" : "32", rows[i].text);
+    return e;
+}
+
 static const struct {
     const char *name;
     enum err (*write)(struct buf *out);
 } pages[] = {
-    {"config", config_write_docs},
-    {"metrics", metrics_write_docs},
-    {"errors", errors_write},
-    {"logs", log_write_docs},
+    {"config", config_write_docs}, {"metrics", metrics_write_docs}, {"errors", errors_write},
+    {"logs", log_write_docs},      {"guest", guest_write},          {"wasi", wasi_write},
 };
 
 bool docs_write(const char *name, FILE *to)

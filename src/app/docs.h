@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#define DOCS_NAMES "config, metrics, errors, logs"
+#define DOCS_NAMES "config, metrics, errors, logs, guest, wasi"
 bool docs_write(const char *name, FILE *to); /* false: no such page */
 
 #endif

@@ -138,7 +138,7 @@ static bool status_valid(int32_t status)
 static void finish_http(struct event *ev, enum err e)
 {
     struct http_server *s = &ev->gw->http;
-    int32_t status = (int32_t)ev->call.frame.values[0].bits;
+    int32_t status = ev->kind == GUEST__start ? 0 : (int32_t)ev->call.frame.values[0].bits;
     struct http_response r = {ev->fx.status ? ev->fx.status : 200, SLICE_NONE,
                               buf_slice(&ev->fx.head), buf_slice(&ev->fx.body)};
     if (!e && status && !status_valid(status))
@@ -149,6 +149,8 @@ static void finish_http(struct event *ev, enum err e)
         effects_apply(&ev->fx, apply, ev);
     if (e)
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
+    else if (ev->kind == GUEST__start)
+        command_respond(ev);
     else
         http_exchange_respond(s, ev->conn, &r);
 }
@@ -214,6 +216,7 @@ static bool run_again(struct event *ev)
     buf_clear(&ev->reads, KEEP_WARM);
     ev->read_all = ev->chose_protocol = false;
     ev->kv_delta = 0;
+    ev->read = ev->said = 0;
     memcpy(ev->call.frame.values, ev->args, sizeof(ev->args));
     return guest_call_queue(&ev->gw->guests, &ev->call) == ERR_NONE;
 }
@@ -223,6 +226,8 @@ static void done(struct guest_call *call, enum err e)
     struct event *ev = event_of(call);
     struct net *net = &ev->gw->net;
     struct conn *c = ev->conn;
+    if (ev->said)
+        command_lines_end(ev);
     if (!e && run_again(ev))
         return;
     if (!e && !keys_unchanged(ev)) {
@@ -240,7 +245,7 @@ static void done(struct guest_call *call, enum err e)
         http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
     else if (ev->kind == GUEST_EXPORTS)
         exec_finish(ev, e);
-    else if (ev->kind == GUEST_on_http)
+    else if (ev->kind == GUEST_on_http || ev->kind == GUEST__start)
         finish_http(ev, e);
     else if (ev->kind == GUEST_on_ws_handshake)
         finish_handshake(ev, e);
@@ -282,6 +287,7 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->active = true;
     ev->kept = ev->read_all = false;
     ev->attempts = 0;
+    ev->read = ev->said = 0;
     ev->kv_delta = 0;
     ev->call.module = m;
     ev->call.entry = entry;

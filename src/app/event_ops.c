@@ -290,7 +290,7 @@ OP(resp_status)
 }
 
 /* The gateway frames the message itself: what would frame it otherwise is refused. */
-static bool field_allowed(struct slice name, struct slice value)
+bool event_field_allowed(struct slice name, struct slice value)
 {
     static const char *const own[] = {
         "content-length",       "transfer-encoding",        "connection", "date",   "upgrade",
@@ -308,7 +308,7 @@ OP(resp_header)
     bool handshake = ev->kind == GUEST_on_ws_handshake;
     if (name.n + value.n > ev->fx.head.max)
         return LIMIT;
-    if ((!handshake && ev->kind != GUEST_on_http) || !field_allowed(name, value))
+    if ((!handshake && ev->kind != GUEST_on_http) || !event_field_allowed(name, value))
         return INVALID;
     if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
         if (!handshake || ev->chose_protocol ||
@@ -431,7 +431,13 @@ OP(random)
 
 OP(config_get)
 {
-    (void)call, (void)a;
+    const struct config_module *m = event_config(event_of(call));
+    struct slice key = guest_bytes(&a[0]);
+    for (uint32_t i = 0; i < m->n_env; i++) {
+        const char *value = strchr(m->env[i], '=') + 1;
+        if (slice_eq(slice_of(m->env[i], (size_t)(value - 1 - m->env[i])), key))
+            return copy_out(slice_str(value), &a[1]);
+    }
     return ABSENT;
 }
 
@@ -458,4 +464,7 @@ const struct guest_ops event_ops = {.host =
 #include "tbl/host.def"
 #undef HOST
                                         },
-                                    .failed = event_failed};
+                                    .failed = event_failed,
+                                    .input = command_input,
+                                    .output = command_output,
+                                    .environment = command_environment};

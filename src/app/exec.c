@@ -157,10 +157,16 @@ void exec_finish(struct event *ev, enum err e)
     http_exchange_respond(s, ev->conn, &r);
 }
 
+/* A WASI command, whose body is not looked at: it is its standard input. */
+static bool command(const struct guest_module *m)
+{
+    return m->exports[GUEST__start] && !m->exports[GUEST_on_http];
+}
+
 static bool reachable(struct gateway *gw, const struct guest_module *m)
 {
     const char *exec = gw->config.modules[m - gw->modules].exec;
-    return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && !m->handlers);
+    return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && (!m->handlers || command(m)));
 }
 
 static const struct guest_function *find(struct gateway *gw, struct slice rest,
@@ -227,7 +233,7 @@ static enum err check(const struct http_exchange *ex, const struct guest_functio
                       const struct guest_module *m, struct slice *fields)
 {
     struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
-    if (!f)
+    if (!f && !(m && command(m)))
         return m ? ERR_NO_FUNCTION : ERR_NOT_FOUND;
     if (ex->req.method != HTTP_POST) {
         *fields = SLICE("Allow: POST, OPTIONS\r\n");
@@ -247,19 +253,29 @@ void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, 
     struct weir_value values[WEIR_VALUES_MAX];
     char detail[640] = "";
     const struct guest_function *f = find(gw, rest, &m);
-    if (f && ex->req.method == HTTP_OPTIONS) {
+    bool runs = !f && m && command(m) && slice_eq(rest, slice_str(m->name));
+    if (!f && !runs)
+        m = m && command(m) ? NULL : m; /* a command has no functions by name */
+    if ((f || runs) && ex->req.method == HTTP_OPTIONS) {
         struct http_response r = {204, SLICE_NONE, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE};
         http_exchange_respond(&gw->http, c, &r);
         return;
     }
     enum err e = check(ex, f, m, &fields);
-    e = e ? e : arguments(ex, f, values, detail);
-    struct event *ev = e ? NULL : event_new(gw, c, GUEST_EXPORTS, m, f->entry);
+    e = e || runs ? e : arguments(ex, f, values, detail);
+    struct event *ev = NULL;
+    if (!e)
+        ev = runs ? event_new(gw, c, GUEST__start, m, m->exports[GUEST__start])
+                  : event_new(gw, c, GUEST_EXPORTS, m, f->entry);
     if (!ev) {
         http_exchange_fail(&gw->http, c, e ? e : ERR_NO_MEMORY, fields, slice_str(detail));
         return;
     }
     ev->ex = ex;
+    if (runs) {
+        event_start_http(ev);
+        return;
+    }
     ev->function = f;
     memcpy(ev->call.frame.values, values, f->n_args * sizeof(values[0]));
     ev->call.frame.n_args = f->n_args;

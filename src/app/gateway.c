@@ -37,7 +37,8 @@ static int route_find(const struct gateway *gw, struct slice path, enum route_ki
 static void guest_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, int route)
 {
     struct guest_module *m = &gw->modules[gw->config.routes[route].module];
-    struct event *ev = event_new(gw, c, GUEST_on_http, m, m->exports[GUEST_on_http]);
+    enum guest_export kind = m->exports[GUEST_on_http] ? GUEST_on_http : GUEST__start;
+    struct event *ev = event_new(gw, c, kind, m, m->exports[kind]);
     if (!ev) {
         http_exchange_fail(&gw->http, c, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
         return;
@@ -206,13 +207,13 @@ enum err gateway_module_check(const struct config *config, uint32_t i, const str
     for (uint32_t r = 0; r < config->n_routes; r++) {
         const struct config_route *route = &config->routes[r];
         bool http = route->kind == ROUTE_HTTP;
-        bool fits = http ? m->exports[GUEST_on_http] != NULL
+        bool fits = http ? m->exports[GUEST_on_http] || m->exports[GUEST__start]
                          : m->exports[GUEST_on_ws_message] || m->exports[GUEST_on_ws_open] ||
                                m->exports[GUEST_on_ws_handshake];
         if (route->module != (int)i || fits)
             continue;
         enum err e = buf_printf(why, "the route %s needs it to export %s", route->path,
-                                http ? "on_http" : "on_ws_message");
+                                http ? "on_http or _start" : "on_ws_message");
         return e ? e : ERR_MODULE_REFUSED;
     }
     return ERR_NONE;

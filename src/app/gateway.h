@@ -5,6 +5,7 @@
  *   upgrade.c    the opening handshake, messages, the end of WebSockets
  *   event.c      guests' events: start, commit or discard
  *   event_ops.c  what host functions answer to them
+ *   command.c    WASI in events: streams, environment, commands as CGI scripts
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
  */
@@ -80,6 +81,8 @@ struct event {
     uint64_t kv_version;
     int64_t kv_delta;                        /* bytes that its changes of keys add */
     struct weir_value args[WEIR_VALUES_MAX]; /* for another attempt */
+    struct buf lines[2];                     /* of WASI's output and error, not yet logged */
+    uint32_t read, said;                     /* bytes of WASI's input and to the log */
     bool active, kept, chose_protocol;       /* kept: it outlived its input, which is paused */
 };
 
@@ -120,7 +123,8 @@ extern const struct guest_ops event_ops;
 /* A connection that the guest may reach: an open WebSocket of its own module. NULL: there is none.
  */
 struct conn *event_reach(struct event *ev, uint64_t id);
-struct slice event_space(const struct event *ev); /* where its topics live */
+struct slice event_space(const struct event *ev);                /* where its topics live */
+bool event_field_allowed(struct slice name, struct slice value); /* in a guest's response */
 bool event_topic_valid(const struct gateway *gw, struct slice name);
 
 /* event.c */
@@ -149,6 +153,13 @@ static inline const struct config_module *event_config(const struct event *ev)
 {
     return &ev->gw->config.modules[gateway_module_number(ev->gw, ev->call.module)];
 }
+
+/* command.c */
+uint32_t command_input(struct guest_call *call, uint8_t *p, uint32_t cap);
+bool command_output(struct guest_call *call, bool error, struct slice data);
+uint32_t command_environment(struct guest_call *call, struct buf *out);
+void command_lines_end(struct event *ev); /* logs what has no line's end */
+void command_respond(struct event *ev);   /* standard output as the response */
 
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);

@@ -44,7 +44,14 @@ static inline struct slice guest_bytes(const struct guest_param *a)
 struct guest_ops {
     int64_t (*host[GUEST_HOSTS])(struct guest_call *call, const struct guest_param *a);
     void (*failed)(struct guest_call *call, enum err e, struct slice text); /* trap, with names */
+    /* WASI's standard streams and environment. input: bytes copied, 0 at the end. output: false
+     * past the limit. environment: appends NUL-terminated "NAME=value", returns how many. */
+    uint32_t (*input)(struct guest_call *call, uint8_t *p, uint32_t cap);
+    bool (*output)(struct guest_call *call, bool error, struct slice data);
+    uint32_t (*environment)(struct guest_call *call, struct buf *out);
 };
+
+enum { GUEST_ENVIRON_MAX = 128 << 10 };
 
 struct guest_limits {
     uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
@@ -71,7 +78,8 @@ struct guest_module_limits {
     GUEST_EXPORT(on_ws_message, "lii", true)                                                       \
     GUEST_EXPORT(on_ws_drain, "l", false)                                                          \
     GUEST_EXPORT(on_ws_close, "lii", false)                                                        \
-    GUEST_EXPORT(on_timer, "l", false)
+    GUEST_EXPORT(on_timer, "l", false)                                                             \
+    GUEST_EXPORT(_start, "", false) /* of a WASI command */
 
 enum guest_export {
 #define GUEST_EXPORT(name, params, result) GUEST_##name,
@@ -137,6 +145,8 @@ struct guest_call {
     struct weir_call_frame frame;
     uint64_t started_ns, slice_ns; /* when it began; when its present slice did */
     uint32_t used_ticks, host_calls;
+    bool exited; /* by WASI's proc_exit */
+    uint32_t exit_code;
     bool ran;                                          /* it had an instance */
     enum err over;                                     /* why the epoch callback ended it */
     void (*done)(struct guest_call *call, enum err e); /* once; may free the call */
@@ -178,11 +188,20 @@ static inline void guest_arg(struct guest_call *c, uint8_t kind, uint64_t bits)
     c->frame.values[c->frame.n_args++] = (struct weir_value){kind, bits};
 }
 
+/* Whether an import is one of WASI's, or env.abort; what WASI's function of that name answers,
+ * NULL: there is none. */
+bool guest_wasi_imports(struct slice module, struct slice name);
+const char *guest_wasi_answer(struct slice name);
+enum err guest_wasi_docs(struct buf *out) MUST_USE; /* rows of a table */
+
 bool guest_export_returns(enum guest_export x); /* an i32 */
 
 /* Between the files of guest/. */
 enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
 enum err guest_host_allow(const struct guest_module *m, struct buf *why) MUST_USE;
+struct slice guest_memory_of(const struct guest_call *c, wasmtime_caller_t *caller);
+wasm_trap_t *guest_host_counted(struct guest_call *c); /* NULL: within the limit */
+enum err guest_wasi_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
 void guest_ticker_engine(int which, wasm_engine_t *engine); /* NULL: gone */
 
 #endif

@@ -133,9 +133,13 @@ static void report(struct guest_call *c, enum err e)
 static void finish(struct guests *g, struct guest_call *c, int polled)
 {
     enum err e = ERR_NONE;
-    if (polled < 0) {
+    if (polled < 0 && c->exited && !c->exit_code && !c->frame.n_results) {
+        wasmtime_error_delete(c->frame.error); /* that is how a command ends well */
+    } else if (polled < 0) {
         /* What is neither is a failed instantiation: its memory does not fit, or no slot does. */
         e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;
+        if (c->exited)
+            e = c->over = ERR_GUEST_EXIT;
         metrics.guest_failed_total[e]++;
         if (e == ERR_GUEST_DEADLINE || e == ERR_GUEST_TIMEOUT)
             metrics.guest_deadlines_total++;
@@ -264,7 +268,7 @@ static void reset(struct guests *g, struct guest_call *c)
 {
     c->used_ticks = c->host_calls = 0;
     c->over = ERR_NONE;
-    c->ran = false;
+    c->ran = c->exited = false;
     c->started_ns = *g->now_ns;
     list_init(&c->node);
 }

@@ -15,7 +15,7 @@ static const struct host_row {
 };
 
 /* The instance's memory now; during a start function there is no instance handle yet. */
-static struct slice memory_of(const struct guest_call *c, wasmtime_caller_t *caller)
+struct slice guest_memory_of(const struct guest_call *c, wasmtime_caller_t *caller)
 {
     wasmtime_context_t *context = wasmtime_caller_context(caller);
     wasmtime_memory_t memory = c->frame.memory;
@@ -33,19 +33,26 @@ static struct slice memory_of(const struct guest_call *c, wasmtime_caller_t *cal
                     wasmtime_memory_data_size(context, &memory));
 }
 
+wasm_trap_t *guest_host_counted(struct guest_call *c)
+{
+    if (++c->host_calls <= c->module->limits.calls)
+        return NULL;
+    c->over = ERR_GUEST_CALLS;
+    return wasmtime_trap_new_code(WASMTIME_TRAP_CODE_INTERRUPT);
+}
+
 /* One function for all rows: pointers are looked at before anything is done, so that one that leads
  * out of memory traps and has no effect. */
 static wasm_trap_t *host_call(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n)
 {
     const struct host_row *row = env;
     struct guest_call *c = wasmtime_context_get_data(wasmtime_caller_context(caller));
-    struct slice memory = memory_of(c, caller);
+    struct slice memory = guest_memory_of(c, caller);
     struct guest_param args[4];
     (void)n;
-    if (++c->host_calls > c->module->limits.calls) {
-        c->over = ERR_GUEST_CALLS;
-        return wasmtime_trap_new_code(WASMTIME_TRAP_CODE_INTERRUPT);
-    }
+    wasm_trap_t *trap = guest_host_counted(c);
+    if (trap)
+        return trap;
     for (size_t i = 0, at = 0; row->params[i]; i++) {
         if (row->params[i] == 'l') {
             args[i].v = (uint64_t)v[at++].i64;
@@ -97,7 +104,7 @@ enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why)
             return e ? e : ERR_MODULE_REFUSED;
         }
     }
-    return ERR_NONE;
+    return guest_wasi_link(linker, why);
 }
 
 /* What `allow:` does not list is as good as not there: a module that imports it is refused. */
@@ -109,7 +116,14 @@ enum err guest_host_allow(const struct guest_module *m, struct buf *why)
     for (size_t i = 0; i < imports.size && !e; i++) {
         const wasm_name_t *from = wasm_importtype_module(imports.data[i]);
         const wasm_name_t *name = wasm_importtype_name(imports.data[i]);
-        if (!slice_eq(slice_of(from->data, from->size), SLICE("weir_v1")))
+        struct slice module = slice_of(from->data, from->size);
+        if (guest_wasi_imports(module, slice_of(name->data, name->size)) &&
+            !(m->allow >> GUEST_ALLOW_WASI & 1)) {
+            e = buf_printf(why, "it imports %.*s.%.*s, but its allow: does not list wasi",
+                           (int)module.n, (const char *)module.p, (int)name->size, name->data);
+            e = e ? e : ERR_MODULE_REFUSED;
+        }
+        if (!slice_eq(module, SLICE("weir_v1")))
             continue;
         for (size_t r = 0; r < ARRAY_LEN(rows) && !e; r++)
             if (slice_eq(slice_of(name->data, name->size), slice_str(rows[r].name)) &&

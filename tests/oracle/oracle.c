@@ -35,6 +35,18 @@ static void done(struct guest_call *call, enum err e)
     ended = e;
 }
 
+static bool output(struct guest_call *call, bool error, struct slice data)
+{
+    (void)call, (void)error, (void)data;
+    return true;
+}
+
+static uint32_t environment(struct guest_call *call, struct buf *out)
+{
+    (void)call, (void)out;
+    return 0;
+}
+
 static void failed(struct guest_call *call, enum err e, struct slice text)
 {
     (void)call, (void)e, (void)text;
@@ -198,7 +210,7 @@ int main(int argc, char **argv)
                                         .memory_max = MEMORY_MAX,
                                         .table_max = 20000,
                                         .budget_ns = UINT64_MAX};
-    const struct guest_ops ops = {.failed = failed};
+    const struct guest_ops ops = {.failed = failed, .output = output, .environment = environment};
     bool pulley = false;
     int passed = 0, bad = 0;
     guests_init(&guests, &limits, &ops, &now_ns);
