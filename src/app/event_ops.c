@@ -394,7 +394,8 @@ OP(kv_set)
 OP(timer_set)
 {
     struct event *ev = event_of(call);
-    uint64_t n = event_state(ev)->n_timers + (uint64_t)ev->fx.counts[EFFECT_TIMER];
+    uint64_t n = event_state(ev)->n_timers + (uint64_t)ev->fx.counts[EFFECT_TIMER] -
+                 (ev->kind == GUEST_on_timer); /* its own, which is over */
     if ((int64_t)a[0].v < 0 || a[0].v > TIMERS_MS_MAX || !call->module->exports[GUEST_on_timer])
         return INVALID;
     if (n >= event_config(ev)->limits.timers)

@@ -254,7 +254,11 @@ static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
     if (!ev)
         return false;
     guest_arg(&ev->call, WASMTIME_I64, cookie);
-    return event_queue(ev) == ERR_NONE;
+    if (event_queue(ev))
+        return false;
+    gw->states[module]
+        .n_timers++; /* until the event ends: it takes a place among those that wait */
+    return true;
 }
 
 static void timer_gone(void *owner, uint32_t module)

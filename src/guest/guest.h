@@ -135,6 +135,7 @@ struct guests {
     uint32_t kept;
     uint8_t entropy[256];
     size_t entropy_left;
+    uint32_t n_modules, n_busy; /* loaded; of them, with a call that has an instance */
 };
 
 struct guest_call {

@@ -84,7 +84,7 @@ static bool start(struct guests *g, struct guest_call *c)
     c->frame.error = NULL;
     weir_call_new(c->entry, wasmtime_store_context(c->instance->store), &c->frame);
     metrics.guests_running = ++g->running;
-    m->running++;
+    g->n_busy += !m->running++;
     c->ran = true;
     metrics.guest_events_total++;
     return true;
@@ -151,7 +151,7 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
     weir_call_delete(&c->frame);
     metrics.guests_running = --g->running;
     guest_instance_give(g, c, polled > 0);
-    c->module->running--;
+    g->n_busy -= !--c->module->running;
     c->done(c, e);
 }
 
@@ -218,10 +218,13 @@ static void unthrottle(struct guests *g)
     }
 }
 
+/* Each module that has no instance finds a slot: those that have some leave as many as there are
+ * such modules, of half of all. */
 static bool slot_free(const struct guests *g, const struct guest_module *m)
 {
     uint32_t most = m->actor ? 1 : g->limits.slots_module;
-    return !throttled(g, m) && g->running < g->limits.slots && m->running < most;
+    uint32_t left = m->running ? MIN(g->n_modules - g->n_busy, g->limits.slots / 2) : 0;
+    return !throttled(g, m) && g->running + left < g->limits.slots && m->running < most;
 }
 
 static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)
@@ -254,9 +257,12 @@ static void step(struct guests *g, struct guest_call *c)
         g->shut_ns = g->clock_ns;
 }
 
+/* A module whose calls used up their slices has its next one in its turn: calls that began at once
+ * would have a slice each before anybody else's. */
 static bool can_start(const struct guests *g, const struct guest_module *m)
 {
-    return slot_free(g, m) && list_empty(&m->waiting);
+    bool in_turn = !list_empty(&m->ready) && g->waiting < g->limits.queue;
+    return slot_free(g, m) && list_empty(&m->waiting) && !in_turn;
 }
 
 bool guests_full(const struct guests *g, const struct guest_module *m)

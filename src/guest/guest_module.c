@@ -196,6 +196,7 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
         m->restorable = !m->actor && sys_pages_open() && weir_plan_restorable(m->plan);
         e = exports_take(m, why);
     }
+    g->n_modules += m->pre != NULL;
     if (e)
         guest_unload(m);
     return e;
@@ -212,8 +213,10 @@ void guest_unload(struct guest_module *m)
     mem_free(m->functions, m->functions_max * sizeof(*m->functions));
     if (m->plan)
         weir_plan_delete(m->plan);
-    if (m->pre)
+    if (m->pre) {
+        m->guests->n_modules--;
         wasmtime_instance_pre_delete(m->pre);
+    }
     if (m->module)
         wasmtime_module_delete(m->module);
     m->functions = NULL;
