@@ -5,6 +5,7 @@
 
 #include "app/config.h"
 #include "app/docs.h"
+#include "app/scaffold.h"
 #include "app/supervisor.h"
 #include "app/worker.h"
 #include "guest/guest.h"
@@ -46,19 +47,23 @@ static int command_worker(const char *arg)
 static const struct command {
     const char *name, *arg, *otherwise, *text; /* otherwise: the argument where none is given */
     int (*run)(const char *arg);
+    int (*run_all)(int argc, char **argv); /* instead: takes all that follows */
 } commands[] = {
     {"serve", "[FILE]", "weir.yaml", "serve what FILE says; SIGTERM drains and ends it",
-     command_serve},
+     command_serve, NULL},
     {"check", "[FILE]", "weir.yaml", "say all that is wrong with FILE and its modules",
-     command_check},
-    {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs},
-    {"version", "", "", "print the version, and the engine's", command_version},
-    {"worker", NULL, "", NULL, command_worker}, /* the supervisor's own */
+     command_check, NULL},
+    {"new", "NAME --lang LANG", "", "make a guest's project; LANG: c, rust, go or as", NULL,
+     scaffold_new},
+    {"dev", "", "", "build and serve the project here, again at each change", NULL, scaffold_dev},
+    {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
+    {"version", "", "", "print the version, and the engine's", command_version, NULL},
+    {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own */
 };
 
 static void usage_line(FILE *to, const struct command *c)
 {
-    fprintf(to, "  weir %s %-*s %s\n", c->name, (int)(14 - strlen(c->name)), c->arg, c->text);
+    fprintf(to, "  weir %s %-*s %s\n", c->name, (int)(20 - strlen(c->name)), c->arg, c->text);
 }
 
 static int usage(FILE *to, int status)
@@ -87,6 +92,8 @@ int main(int argc, char **argv)
             usage_line(stdout, c);
             return EXIT_SUCCESS;
         }
+        if (c->run_all)
+            return c->run_all(argc - 2, argv + 2);
         if (argc == 2 || (argc == 3 && c->arg && c->arg[0] && argv[2][0] != '-'))
             return c->run(argc == 3 ? argv[2] : c->otherwise);
         break;

@@ -74,8 +74,12 @@ enum { SYS_PATH_MAX = 4096 };
 bool sys_path_trusted(const char *path, char resolved[SYS_PATH_MAX], char *why, size_t cap);
 int sys_memfd_sealed(const char *name, struct slice content);
 
-int sys_file_exists(const char *path);        /* 1, 0 */
-void sys_folder_make(const char *path);       /* and the folders above it; 0755 */
+int sys_file_exists(const char *path);  /* 1, 0 */
+void sys_folder_make(const char *path); /* and the folders above it; 0755 */
+enum err sys_file_create(const char *path, struct slice content) MUST_USE; /* none may be there */
+/* Differs after any change of a file in the folder or below, but for what is built there: *.wasm,
+ * objects, node_modules, target, build, and names that begin with a dot. */
+uint64_t sys_tree_stamp(const char *path);
 const char *sys_cpu_features(void);           /* what its instruction set has, one line */
 ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated */
 

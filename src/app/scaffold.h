@@ -1,0 +1,9 @@
+/* `weir new` and `weir dev`: a project's beginning, and its daily round. */
+#ifndef WEIR_SCAFFOLD_H
+#define WEIR_SCAFFOLD_H
+
+/* Both take what follows the command, and return the exit status. */
+int scaffold_new(int argc, char **argv); /* NAME --lang LANG: makes the folder NAME */
+int scaffold_dev(int argc, char **argv); /* `make`, and serve: again at each change */
+
+#endif
