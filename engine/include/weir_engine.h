@@ -72,7 +72,7 @@ struct weir_call_frame {
     size_t size;
     const uint32_t *seeds; /* at prepare: addresses of generators' states, not yet checked */
     size_t n_seeds;
-    size_t data_end; /* at prepare: beyond, a restorable module's memory holds zeros */
+    size_t data_end;  /* at prepare: beyond, a restorable module's memory holds zeros */
     void *running[2]; /* between new and delete */
 };
 
