@@ -195,7 +195,7 @@ static int teardown(void **state)
     return clean && pool_bytes() == 0 ? 0 : -1;
 }
 
-static void say(const char *text)
+static inline void say(const char *text)
 {
     assert_int_equal(write(peer, text, strlen(text)), strlen(text));
 }

@@ -364,6 +364,94 @@ static void closing_another_connection_within_input_is_safe(void **state)
     }
 }
 
+/* Fills the queue to at least n bytes; the socket's own buffer is full then. */
+static void fill_queue(uint32_t n)
+{
+    static uint8_t block[1000];
+    int small = 4096;
+    assert_int_equal(setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+    while (conn_queued(c) < n)
+        assert_true(write_now(slice_of(block, sizeof(block)), SLICE_NONE));
+}
+
+static bool a_quarter_is_left(void)
+{
+    return conn_queued(c) <= SEND_QUEUE / 4;
+}
+
+static bool drained_fully(void)
+{
+    return conn_queued(c) == 0;
+}
+
+/* The peer reads until that is so. */
+static void read_until(bool (*so)(void))
+{
+    uint8_t in[500];
+    for (int i = 0; i < 1000 && !so(); i++) {
+        while (!so() && read(peer, in, sizeof(in)) > 0)
+            run(1);
+        run(1);
+    }
+    assert_true(so());
+}
+
+static void drained_is_told_once_at_a_quarter(void **state)
+{
+    (void)state;
+    fill_queue(SEND_QUEUE / 2 + 1);
+    read_until(a_quarter_is_left);
+    assert_int_equal(proto.drains, 0); /* nobody watches */
+    for (unsigned i = 1; i <= 3; i++) {
+        fill_queue(SEND_QUEUE / 2 + 1);
+        conn_watch(c);
+        conn_watch(c);
+        run(2);
+        assert_int_equal(proto.drains, i - 1);
+        uint8_t in[500];
+        while (!a_quarter_is_left()) {
+            assert_int_equal(proto.drains, i - 1);
+            if (read(peer, in, sizeof(in)) <= 0)
+                run(1);
+        }
+        assert_int_equal(proto.drains, i);
+        assert_false(c->watched);
+    }
+    read_until(drained_fully);
+    assert_int_equal(proto.drains, 3);
+}
+
+static void a_connection_that_ended_is_not_drained(void **state)
+{
+    (void)state;
+    fill_queue(SEND_QUEUE / 2 + 1);
+    conn_watch(c);
+    conn_shutdown(&net, c, CLOSE_SHUTDOWN);
+    uint8_t in[500];
+    for (int i = 0; i < 200 && !gone(); i++) {
+        while (read(peer, in, sizeof(in)) > 0)
+            ;
+        run(1);
+    }
+    assert_int_equal(proto.drains, 0);
+}
+
+/* What has gathered counts as queued; it may all fit the socket. */
+static void what_gathered_and_left_is_drained_too(void **state)
+{
+    (void)state;
+    static uint8_t block[1000];
+    for (uint32_t n = 0; n <= SEND_QUEUE / 2; n += (uint32_t)sizeof(block))
+        assert_true(conn_write(&net, c, slice_of(block, sizeof(block)), SLICE_NONE));
+    if (conn_queued(c) <= SEND_QUEUE / 4)
+        fail_msg("%u bytes gathered: too few for this test", conn_queued(c));
+    conn_watch(c);
+    assert_int_equal(proto.drains, 0);
+    net_flush(&net);
+    assert_int_equal(conn_queued(c), 0);
+    assert_int_equal(proto.drains, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -384,6 +472,9 @@ int main(void)
         CONN_TEST(what_a_half_closed_peer_is_owed_is_done_first),
         CONN_TEST(past_the_limit_a_connection_is_refused),
         CONN_TEST(closing_another_connection_within_input_is_safe),
+        CONN_TEST(drained_is_told_once_at_a_quarter),
+        CONN_TEST(a_connection_that_ended_is_not_drained),
+        CONN_TEST(what_gathered_and_left_is_drained_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
