@@ -222,7 +222,6 @@ enum err gateway_module_check(const struct config *config, uint32_t i, const str
 static bool phase_guests(void *arg)
 {
     struct gateway *gw = arg;
-    upgrade_drains(gw);
     bool more = guests_run(&gw->guests);
     uint64_t wake_ns = guests_wake_ns(&gw->guests), now_ns = gw->loop.now_ns;
     if (wake_ns && !timer_is_set(&gw->throttle_timer))
@@ -237,10 +236,12 @@ static void throttle_over(void *arg, struct timer *t)
     (void)arg, (void)t;
 }
 
-/* After reaping, which may have queued a guest's last event of a connection. */
+/* After reaping, which may have queued a guest's last event of a connection, and after all that is
+ * sent and all events that end in an iteration: what on_ws_drain waits for. */
 static bool phase_pending(void *arg)
 {
-    const struct gateway *gw = arg;
+    struct gateway *gw = arg;
+    upgrade_drains(gw);
     return !list_empty(&gw->guests.turns);
 }
 
