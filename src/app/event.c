@@ -108,16 +108,38 @@ static void apply(void *arg, const struct effect *e)
         event_failed(&ev->call, err, slice_str("an effect could not be carried out"));
 }
 
+struct kv_more {
+    struct event *ev;
+    int64_t bytes;
+};
+
+static void kv_more_add(void *arg, const struct effect *e)
+{
+    struct kv_more *more = arg;
+    struct event *ev = more->ev;
+    if (e->kind != EFFECT_KV)
+        return;
+    struct slice key = effects_key(&ev->fx, e), old;
+    if (effects_last(&ev->fx, EFFECT_KV, key) != e)
+        return;
+    if (kv_get(&event_state(ev)->kv, key, ev->gw->loop.now_ms, &old))
+        more->bytes -= (int64_t)kv_cost(key, old);
+    if (!e->code)
+        more->bytes += (int64_t)kv_cost(key, effects_bytes(&ev->fx, e));
+}
+
 /* Whether all that the event read is as it was, and what it stores still fits. */
 static bool keys_unchanged(struct event *ev)
 {
     struct kv *kv = &event_state(ev)->kv;
     uint64_t now_ms = ev->gw->loop.now_ms;
-    bool read = ev->reads.len || ev->read_all;
-    if (ev->fx.counts[EFFECT_KV] && ev->kv_delta > 0 && !kv_fits(kv, ev->kv_delta, now_ms))
-        return false;
-    if (!read || kv->version == ev->kv_version)
+    struct kv_more more = {ev, 0};
+    if (!ev->kv_used || kv->version == ev->kv_version)
         return true;
+    if (ev->fx.counts[EFFECT_KV])
+        effects_apply(&ev->fx, kv_more_add, &more);
+    if (more.bytes > 0 && !kv_fits(kv, more.bytes, now_ms))
+        return false;
     for (size_t at = 0; at < ev->reads.len && !ev->read_all;) {
         struct event_read r;
         struct slice value;
@@ -208,17 +230,18 @@ static void event_free(struct event *ev)
 /* What it read changed while it ran, before others: it runs again, on the same input. */
 static bool run_again(struct event *ev)
 {
-    if (keys_unchanged(ev) || ev->attempts == ATTEMPTS)
+    if (keys_unchanged(ev) || ev->attempts == ATTEMPTS ||
+        guest_call_queue(&ev->gw->guests, &ev->call))
         return false;
     ev->attempts++;
     metrics.guest_conflicts_total++;
     effects_clear(&ev->fx);
     buf_clear(&ev->reads, KEEP_WARM);
-    ev->read_all = ev->chose_protocol = false;
+    ev->read_all = ev->chose_protocol = ev->kv_used = false;
     ev->kv_delta = 0;
     ev->read = ev->said = 0;
     memcpy(ev->call.frame.values, ev->args, sizeof(ev->args));
-    return guest_call_queue(&ev->gw->guests, &ev->call) == ERR_NONE;
+    return true;
 }
 
 static void done(struct guest_call *call, enum err e)
@@ -234,6 +257,8 @@ static void done(struct guest_call *call, enum err e)
         e = ERR_GUEST_CONFLICT;
         event_failed(call, e, slice_str(err_text(e)));
     }
+    if (e)
+        metrics.guest_failed_total[e]++;
     /* Before what follows: the next event of this connection may pause it again. */
     if (ev->kept)
         conn_resume(net, c);
@@ -285,7 +310,7 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->chose_protocol = false;
     ev->message = SLICE_NONE;
     ev->active = true;
-    ev->kept = ev->read_all = false;
+    ev->kept = ev->read_all = ev->kv_used = false;
     ev->attempts = 0;
     ev->read = ev->said = 0;
     ev->kv_delta = 0;

@@ -147,9 +147,13 @@ OP(ws_subscribe)
     if (!c)
         return GONE;
     const struct hub_conn *h = c->hub;
-    uint64_t in = (h ? h->n_members : 0) + (uint64_t)ev->fx.counts[EFFECT_SUBSCRIBE];
-    if (in >= ev->gw->config.limits.topics &&
-        !topics_has(topics_find(&ev->gw->topics, event_space(ev), name), c))
+    uint32_t joins;
+    bool in = effects_on(&ev->fx, EFFECT_SUBSCRIBE, EFFECT_UNSUBSCRIBE, a[0].v, name,
+                         topics_has(topics_find(&ev->gw->topics, event_space(ev), name), c),
+                         &joins);
+    if (in)
+        return 0;
+    if ((h ? h->n_members : 0) + (uint64_t)joins >= ev->gw->config.limits.topics)
         return LIMIT;
     const struct effect e = {.kind = EFFECT_SUBSCRIBE, .conn = a[0].v};
     return add(ev, &e, name, SLICE_NONE, SLICE_NONE);
@@ -335,12 +339,20 @@ OP(resp_write)
 
 /* ---- keys and values ---- */
 
+/* The module's keys, and from which version on this event looks at them. */
+static struct kv *kv_of(struct event *ev)
+{
+    struct kv *kv = &event_state(ev)->kv;
+    if (!ev->kv_used)
+        ev->kv_version = kv->version;
+    ev->kv_used = true;
+    return kv;
+}
+
 /* Remembers which version of a key the event saw. Past the buffer's bound, any change counts. */
 static void read_note(struct event *ev, struct slice key, uint64_t version)
 {
     const struct event_read r = {version, (uint32_t)key.n};
-    if (!ev->reads.len && !ev->read_all)
-        ev->kv_version = event_state(ev)->kv.version;
     if (ev->read_all || buf_reserve(&ev->reads, sizeof(r) + key.n) ||
         buf_append(&ev->reads, slice_of(&r, sizeof(r))) || buf_append(&ev->reads, key))
         ev->read_all = true;
@@ -355,19 +367,20 @@ OP(kv_get)
     const struct effect *written = effects_last(&ev->fx, EFFECT_KV, key);
     if (written)
         return written->code ? ABSENT : copy_out(effects_bytes(&ev->fx, written), &a[1]);
-    uint64_t version = kv_get(&event_state(ev)->kv, key, ev->gw->loop.now_ms, &value);
+    uint64_t version = kv_get(kv_of(ev), key, ev->gw->loop.now_ms, &value);
     read_note(ev, key, version);
     return version ? copy_out(value, &a[1]) : ABSENT;
 }
 
-/* What the key holds now for this event, in bytes accounted. */
+/* What the key holds now for this event, in bytes accounted; what has expired may go any time. */
 static int64_t cost_now(struct event *ev, struct slice key)
 {
     struct slice value;
     const struct effect *written = effects_last(&ev->fx, EFFECT_KV, key);
     if (written)
         return written->code ? 0 : (int64_t)kv_cost(key, effects_bytes(&ev->fx, written));
-    return kv_get(&event_state(ev)->kv, key, 0, &value) ? (int64_t)kv_cost(key, value) : 0;
+    uint64_t version = kv_get(kv_of(ev), key, ev->gw->loop.now_ms, &value);
+    return version ? (int64_t)kv_cost(key, value) : 0;
 }
 
 OP(kv_set)
@@ -380,7 +393,7 @@ OP(kv_set)
         return INVALID;
     int64_t delta = ev->kv_delta - cost_now(ev, key);
     delta += deletes ? 0 : (int64_t)kv_cost(key, value);
-    if (!deletes && !kv_fits(&event_state(ev)->kv, delta, ev->gw->loop.now_ms))
+    if (!deletes && !kv_fits(kv_of(ev), delta, ev->gw->loop.now_ms))
         return LIMIT;
     const struct effect e = {.kind = EFFECT_KV, .code = deletes, .number = deletes ? 0 : a[2].v};
     if (add(ev, &e, key, deletes ? SLICE_NONE : value, SLICE_NONE))
@@ -409,8 +422,9 @@ OP(timer_cancel)
 {
     struct event *ev = event_of(call);
     const struct effect e = {.kind = EFFECT_TIMER_CANCEL, .conn = a[0].v};
-    if (!ev->fx.counts[EFFECT_TIMER] &&
-        !timers_has(&ev->gw->timers, gateway_module_number(ev->gw, call->module), a[0].v))
+    uint32_t module = gateway_module_number(ev->gw, call->module), n;
+    if (!effects_on(&ev->fx, EFFECT_TIMER, EFFECT_TIMER_CANCEL, a[0].v, SLICE_NONE,
+                    timers_has(&ev->gw->timers, module, a[0].v), &n))
         return ABSENT;
     return add(ev, &e, SLICE_NONE, SLICE_NONE, SLICE_NONE);
 }

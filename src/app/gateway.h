@@ -78,7 +78,8 @@ struct event {
     struct buf reads; /* struct event_read and its key, again and again */
     bool read_all;    /* it read more than that holds */
     uint8_t attempts; /* to run it again */
-    uint64_t kv_version;
+    bool kv_used;
+    uint64_t kv_version;                     /* of all keys, as it was first used */
     int64_t kv_delta;                        /* bytes that its changes of keys add */
     struct weir_value args[WEIR_VALUES_MAX]; /* for another attempt */
     struct buf lines[2];                     /* of WASI's output and error, not yet logged */

@@ -140,7 +140,6 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
         e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;
         if (c->exited)
             e = c->over = ERR_GUEST_EXIT;
-        metrics.guest_failed_total[e]++;
         if (e == ERR_GUEST_DEADLINE || e == ERR_GUEST_TIMEOUT)
             metrics.guest_deadlines_total++;
         else

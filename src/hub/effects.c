@@ -79,6 +79,21 @@ const struct effect *effects_last(const struct effects *fx, enum effect_kind kin
     return NULL;
 }
 
+bool effects_on(const struct effects *fx, enum effect_kind on, enum effect_kind off, uint64_t conn,
+                struct slice key, bool before, uint32_t *n_on)
+{
+    const struct effect *v = (const struct effect *)fx->list.p;
+    *n_on = 0;
+    for (size_t i = 0; i < fx->list.len / sizeof(*v); i++) {
+        if (v[i].conn != conn || (v[i].kind != on && v[i].kind != off))
+            continue;
+        *n_on += v[i].kind == on;
+        if (slice_eq(effects_key(fx, &v[i]), key))
+            before = v[i].kind == on;
+    }
+    return before;
+}
+
 uint32_t effects_queued(const struct effects *fx, uint64_t conn)
 {
     const struct effect *v = (const struct effect *)fx->list.p;

@@ -45,6 +45,10 @@ enum err effects_add(struct effects *fx, const struct effect *e, struct slice ke
 /* The last effect of a kind and key; NULL: there is none. */
 const struct effect *effects_last(const struct effects *fx, enum effect_kind kind,
                                   struct slice key);
+/* Whether something is so after this event, where it was so before or not: the last effect of the
+ * kinds on and off, of conn and key, says so. n_on: how many of kind on conn has. */
+bool effects_on(const struct effects *fx, enum effect_kind on, enum effect_kind off, uint64_t conn,
+                struct slice key, bool before, uint32_t *n_on);
 struct slice effects_key(const struct effects *fx, const struct effect *e);
 struct slice effects_bytes(const struct effects *fx, const struct effect *e); /* behind the key */
 uint32_t effects_queued(const struct effects *fx, uint64_t conn); /* bytes for that connection */
