@@ -157,18 +157,21 @@ static bool status_valid(int32_t status)
     return status >= 200 && status <= 599;
 }
 
+/* What the guest returned, where that is a status; 0 where it has answered itself. */
+static int32_t status_of(const struct event *ev)
+{
+    bool is_status = ev->kind == GUEST_on_http || ev->kind == GUEST_on_ws_handshake;
+    return is_status ? (int32_t)ev->call.frame.values[0].bits : 0;
+}
+
 static void finish_http(struct event *ev, enum err e)
 {
     struct http_server *s = &ev->gw->http;
-    int32_t status = ev->kind == GUEST__start ? 0 : (int32_t)ev->call.frame.values[0].bits;
+    int32_t status = status_of(ev);
     struct http_response r = {ev->fx.status ? ev->fx.status : 200, SLICE_NONE,
                               buf_slice(&ev->fx.head), buf_slice(&ev->fx.body)};
-    if (!e && status && !status_valid(status))
-        e = ERR_GUEST_RESPONSE;
     if (!e && status)
         r = (struct http_response){(unsigned)status, SLICE_NONE, SLICE_NONE, SLICE_NONE};
-    if (!e)
-        effects_apply(&ev->fx, apply, ev);
     if (e)
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
     else if (ev->kind == GUEST__start)
@@ -180,11 +183,7 @@ static void finish_http(struct event *ev, enum err e)
 static void finish_handshake(struct event *ev, enum err e)
 {
     struct http_server *s = &ev->gw->http;
-    int32_t status = (int32_t)ev->call.frame.values[0].bits;
-    if (!e && status && !status_valid(status))
-        e = ERR_GUEST_RESPONSE;
-    if (!e)
-        effects_apply(&ev->fx, apply, ev);
+    int32_t status = status_of(ev);
     if (e) {
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
     } else if (status) {
@@ -207,7 +206,6 @@ static void finish_ws(struct event *ev, enum err e)
             ws_conn_fail(s, c, e, CLOSE_GUEST_FAILED);
         return;
     }
-    effects_apply(&ev->fx, apply, ev);
     if (ev->kind == GUEST_on_ws_message && code)
         ws_conn_close(s, c, ws_close_code_valid(code) ? code : 1011, SLICE_NONE, CLOSE_GUEST);
 }
@@ -257,12 +255,14 @@ static void done(struct guest_call *call, enum err e)
         e = ERR_GUEST_CONFLICT;
         event_failed(call, e, slice_str(err_text(e)));
     }
+    if (!e && status_of(ev) && !status_valid(status_of(ev)))
+        e = ERR_GUEST_RESPONSE;
     if (e)
         metrics.guest_failed_total[e]++;
     /* Before what follows: the next event of this connection may pause it again. */
     if (ev->kept)
         conn_resume(net, c);
-    if (!e && (!c || ev->kind == GUEST_EXPORTS)) /* what it asks for can't be malformed */
+    if (!e) /* whether or not anybody is there to be answered */
         effects_apply(&ev->fx, apply, ev);
     if (!c)
         event_state(ev)->n_timers--; /* a timer's: nobody waits for it */
