@@ -14,7 +14,7 @@ enum { LOOK_MS = 300, BUILD_MS = 600000, END_MS = 15000 };
 static const struct file {
     const char *lang, *path, *content;
 } files[] = {
-#include "scaffold_files.inc"
+#include <scaffold_files.inc> /* made in the build */
 };
 
 /* ---- new ---- */
