@@ -1,5 +1,6 @@
 """The chat room in each language that has a kit: one client, and all of them pass."""
 import importlib.util
+import json
 
 import pytest
 
@@ -25,3 +26,10 @@ def test_chat(start, run, kit):
                "routes": [{"path": "/chat/*", "websocket": {"module": kit}}]})
     run(client().check(f"ws://{HOST}:{w.port}/chat/main"), timeout=45)
     assert not w.logs("guest_failed")
+
+
+@pytest.mark.guard(60)
+def test_a_function_in_go(start):
+    w = start({"modules": {"add_go": {**GO, "path": str(ROOT / "examples/add_go/add.wasm")}}})
+    for a, b in ((2.5, 3.7), (-1, 0.5)):
+        assert json.loads(w.exec("add_go", f"[{a},{b}]")) == a + b
