@@ -112,7 +112,7 @@ struct dev {
 /* Ctrl-C ends it too. */
 static bool build(void)
 {
-    const char *argv[] = {"sh", "-c", "exec make", NULL};
+    const char *argv[] = {"sh", "-c", "exec make -s", NULL};
     struct sys_exit end;
     pid_t pid = sys_spawn("/bin/sh", argv, -1, -1);
     return pid > 0 && sys_wait_for(pid, BUILD_MS, &end) && !end.signal && !end.code;
@@ -159,8 +159,7 @@ static bool look(struct dev *d)
 int scaffold_dev(int argc, char **argv)
 {
     struct dev d = {.gateway = 0};
-    uint64_t built = 0;
-    bool first = true;
+    uint64_t built = 0, served = 0; /* stamps; no folder with a file in it has the stamp 0 */
     if (argc)
         return fprintf(stderr, "weir dev takes no argument: call it in %s's folder\n", argv[0]),
                USAGE;
@@ -174,15 +173,18 @@ int scaffold_dev(int argc, char **argv)
         sys_poller_add(d.poller, d.signals, SYS_IN, 0) < 0)
         return EXIT_FAILURE;
     do {
-        uint64_t now = sys_tree_stamp(".");
-        if (!first && now == built)
+        uint64_t now = sys_tree_stamp(".", SYS_TREE_SOURCES);
+        if (now == built)
             continue;
-        first = false;
         built = now;
-        if (build())
-            swap(&d);
-        else
+        if (!build()) {
             fprintf(stderr, "weir dev: make failed; it is tried again at the next change\n");
+            continue;
+        }
+        now = sys_tree_stamp(".", SYS_TREE_SERVED);
+        if (now != served)
+            swap(&d);
+        served = now;
     } while (look(&d));
     stop(&d);
     return EXIT_SUCCESS;

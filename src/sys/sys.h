@@ -77,9 +77,11 @@ int sys_memfd_sealed(const char *name, struct slice content);
 int sys_file_exists(const char *path);  /* 1, 0 */
 void sys_folder_make(const char *path); /* and the folders above it; 0755 */
 enum err sys_file_create(const char *path, struct slice content) MUST_USE; /* none may be there */
-/* Differs after any change of a file in the folder or below, but for what is built there: *.wasm,
- * objects, node_modules, target, build, and names that begin with a dot. */
-uint64_t sys_tree_stamp(const char *path);
+/* Differs after any change of a file in the folder or below, but in node_modules, target, build and
+ * what begins with a dot: of sources, which is all but *.wasm and objects; or of what is served,
+ * which is modules and *.yaml. */
+enum sys_tree { SYS_TREE_SOURCES, SYS_TREE_SERVED };
+uint64_t sys_tree_stamp(const char *path, enum sys_tree what);
 const char *sys_cpu_features(void);           /* what its instruction set has, one line */
 ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated */
 

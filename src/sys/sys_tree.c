@@ -21,21 +21,38 @@ enum err sys_file_create(const char *path, struct slice content)
     return close(fd) == 0 && !content.n ? ERR_NONE : ERR_SYS;
 }
 
-static bool is_source(const char *name)
+static bool ends(const char *name, const char *with)
 {
-    static const char *const made[] = {".wasm", ".cwasm", ".rlib", ".o"};
-    static const char *const folders[] = {"node_modules", "target", "build"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < ARRAY_LEN(made); i++)
-        if (n > strlen(made[i]) && strcmp(name + n - strlen(made[i]), made[i]) == 0)
-            return false;
-    for (size_t i = 0; i < ARRAY_LEN(folders); i++)
-        if (strcmp(name, folders[i]) == 0)
-            return false;
-    return name[0] != '.';
+    size_t n = strlen(name), m = strlen(with);
+    return n > m && strcmp(name + n - m, with) == 0;
 }
 
-static uint64_t stamp(int at, const char *path, unsigned depth)
+static bool is_one_of(const char *name, const char *const list[],
+                      bool (*is)(const char *, const char *))
+{
+    while (*list && !is(name, *list))
+        list++;
+    return *list != NULL;
+}
+
+static bool equal(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+static bool counts(const char *name, bool folder, enum sys_tree what)
+{
+    static const char *const made[] = {".wasm", ".cwasm", ".rlib", ".o", NULL};
+    static const char *const served[] = {".wasm", ".cwasm", ".wat", ".yaml", NULL};
+    static const char *const others[] = {"node_modules", "target", "build", NULL};
+    if (name[0] == '.')
+        return false;
+    if (folder)
+        return !is_one_of(name, others, equal);
+    return what == SYS_TREE_SERVED ? is_one_of(name, served, ends) : !is_one_of(name, made, ends);
+}
+
+static uint64_t stamp(int at, const char *path, enum sys_tree what, unsigned depth)
 {
     uint64_t sum = 0;
     int fd = openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -47,21 +64,22 @@ static uint64_t stamp(int at, const char *path, unsigned depth)
     }
     for (const struct dirent *e = readdir(folder); e; e = readdir(folder)) {
         struct stat st;
-        if (!is_source(e->d_name) || fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+            !counts(e->d_name, S_ISDIR(st.st_mode), what))
             continue;
         if (S_ISDIR(st.st_mode)) {
-            sum += depth < DEPTH ? stamp(fd, e->d_name, depth + 1) : 0;
+            sum += depth < DEPTH ? stamp(fd, e->d_name, what, depth + 1) : 0;
         } else {
-            const uint64_t what[] = {st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
-                                     (uint64_t)st.st_mtim.tv_nsec};
-            sum += hash_bytes(slice_of(what, sizeof(what))) + 3 * hash_bytes(slice_str(e->d_name));
+            const uint64_t now[] = {st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                                    (uint64_t)st.st_mtim.tv_nsec};
+            sum += hash_bytes(slice_of(now, sizeof(now))) + 3 * hash_bytes(slice_str(e->d_name));
         }
     }
     closedir(folder); /* and fd */
     return sum;
 }
 
-uint64_t sys_tree_stamp(const char *path)
+uint64_t sys_tree_stamp(const char *path, enum sys_tree what)
 {
-    return stamp(AT_FDCWD, path, 0);
+    return stamp(AT_FDCWD, path, what, 0);
 }

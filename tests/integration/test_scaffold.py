@@ -158,6 +158,7 @@ def test_dev_follows_the_sources(tmp_path, cache):
         assert p.says("good morning"), "what was built last is still served"
         source.write_text(good.replace("hello from mine", "good evening"))
         wait_for("the mend", lambda: p.says("good evening"), timeout=20)
+        (p.folder / "notes.txt").write_text("no source of anything")
         p.config.write_text(p.config.read_text().replace("path: /,", "path: /other,"))
         wait_for("the configuration's change", lambda: p.answer()[0] == 404, timeout=20)
     finally:
