@@ -37,7 +37,8 @@ bool weir_plan_signature(const struct weir_plan *plan, const char *name,
                          uint8_t args[WEIR_VALUES_MAX], uint8_t *n_args,
                          uint8_t results[WEIR_VALUES_MAX], uint8_t *n_results);
 
-/* One exported function of a module; NULL where there is none. */
+/* One exported function of a module; NULL where there is none. name NULL: no function: a call makes
+ * an instance and initialises it. */
 struct weir_entry;
 struct weir_entry *weir_entry_new(const struct weir_plan *plan, const char *name);
 void weir_entry_delete(struct weir_entry *entry);

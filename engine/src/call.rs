@@ -103,23 +103,28 @@ fn put_kinds(
     })
 }
 
-/// One exported function of a module.
+/// One exported function of a module. None: an instance is made, and nothing called but its
+/// initialisation.
 pub struct Entry {
     plan: Arc<Plan>,
-    func: ModuleExport,
+    func: Option<ModuleExport>,
 }
 
-/// NULL where the module exports no function of that name.
+/// NULL where the module exports no function of that name. A name of NULL is that of no function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn weir_entry_new(
     plan: &Arc<Plan>,
     name: *const c_char,
 ) -> Option<Box<Entry>> {
+    if name.is_null() {
+        return Some(Box::new(Entry { plan: plan.clone(), func: None }));
+    }
     let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
     let module = plan.pre.module();
     match module.get_export(name) {
         Some(ExternType::Func(_)) => {
-            Some(Box::new(Entry { plan: plan.clone(), func: module.get_export_index(name)? }))
+            let func = Some(module.get_export_index(name)?);
+            Some(Box::new(Entry { plan: plan.clone(), func }))
         }
         _ => None,
     }
@@ -302,7 +307,10 @@ async fn run(
             }
         }
     }
-    let Some(Extern::Func(f)) = instance.get_module_export(&mut store, &entry.func) else {
+    let Some(func) = &entry.func else {
+        return Ok(());
+    };
+    let Some(Extern::Func(f)) = instance.get_module_export(&mut store, func) else {
         bail!("the export is no function");
     };
     let (n_args, n_results) =

@@ -1,4 +1,4 @@
-/* The admin listener: health and metrics. */
+/* The admin listener: health, metrics, and the way to what is changed at run time. */
 #include "app/gateway.h"
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
@@ -47,10 +47,12 @@ static void metrics_respond(struct gateway *gw, struct conn *c)
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
 {
     struct slice path = http_span_slice(ex->head, ex->req.path);
-    struct slice text = SLICE("text/plain; charset=utf-8");
+    struct slice text = SLICE("text/plain; charset=utf-8"), api = SLICE("/api/v1/");
     bool serving = gw->ready && !gw->draining;
     if (!host_allowed(http_span_slice(ex->head, ex->req.host)) || !origin_allowed(ex))
         http_exchange_fail(&gw->admin, c, ERR_FORBIDDEN, SLICE_NONE, SLICE_NONE);
+    else if (path.n >= api.n && memcmp(path.p, api.p, api.n) == 0)
+        modules_request(gw, c, ex, slice_of(path.p + api.n, path.n - api.n));
     else if (ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD)
         http_exchange_fail(&gw->admin, c, ERR_METHOD, SLICE("Allow: GET, HEAD\r\n"), SLICE_NONE);
     else if (slice_eq(path, SLICE("/healthz")))

@@ -9,9 +9,8 @@
 
 #include "base/log.h"
 #include "guest/guest.h"
-#include "sys/sys.h"
 
-enum { MODULE_MAX = 64 << 20, COMPILE_MAX_MS = 60000 };
+enum { MODULE_MAX = 64 << 20 };
 static const char WEIRC_MAKES[] = "1";
 
 static enum err refuse(struct buf *why, const char *path, const char *what)
@@ -26,9 +25,23 @@ bool artifact_compiles(const struct config_module *m)
     return n < 6 || strcmp(m->path + n - 6, ".cwasm") != 0;
 }
 
-static void slice_free(struct slice s)
+void artifact_source_free(struct slice s)
 {
     mem_free((void *)(uintptr_t)s.p, s.n ? s.n : 1);
+}
+
+enum err artifact_source(const struct config_module *m, struct slice *out, struct buf *why)
+{
+    enum err e = sys_file_read(m->path, MODULE_MAX, out);
+    if (e)
+        return refuse(why, m->path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
+    return ERR_NONE;
+}
+
+/* Where weirc finds its source: a file, or the descriptor that it is started with. */
+static const char *in_path(const struct config_module *m, const struct artifact *a)
+{
+    return a->source < 0 ? m->path : "/proc/self/fd/3";
 }
 
 /* The key of compiled code: its source, all that weirc is told, the engine's version, and what this
@@ -79,8 +92,8 @@ static void log_compiled(const struct config_module *m, struct slice said)
     }
 }
 
-/* Runs weirc, which stands beside this program. */
-static enum err compile(const struct config_module *m, const char *out, struct buf *why)
+/* Starts weirc, which stands beside this program. */
+static enum err compile(const struct config_module *m, struct artifact *a, struct buf *why)
 {
     char self[PATH_MAX], weirc[PATH_MAX + 8], memory[24];
     sys_self_path(self, sizeof(self));
@@ -89,74 +102,111 @@ static enum err compile(const struct config_module *m, const char *out, struct b
     const char *snapshot = strcmp(m->snapshot, "yes") == 0  ? "--snapshot"
                            : strcmp(m->snapshot, "no") == 0 ? "--no-snapshot"
                                                             : NULL;
-    const char *argv[] = {"weirc",   m->path,    "-o",   out,      "--engine",
-                          m->engine, "--memory", memory, snapshot, NULL};
+    const char *argv[] = {"weirc",   in_path(m, a), "-o",   a->path,  "--engine",
+                          m->engine, "--memory",    memory, snapshot, NULL};
     int errors[2];
-    struct sys_exit end = {.code = -1};
     if (sys_pipe(errors) < 0)
         return refuse(why, weirc, strerror(errno));
-    pid_t pid = sys_spawn(weirc, argv, errors[1], -1);
+    pid_t pid = sys_spawn(weirc, argv, errors[1], a->source);
     sys_close(errors[1]);
     if (pid < 0) {
         sys_close(errors[0]);
         return refuse(why, weirc, "it must stand beside weir: run make build, or give a .cwasm");
     }
-    if (!sys_wait_for(pid, COMPILE_MAX_MS, &end)) {
-        sys_close(errors[0]);
-        return refuse(why, m->path, "weirc took too long");
-    }
-    char text[1024];
-    ssize_t n = sys_read(errors[0], text, sizeof(text));
-    sys_close(errors[0]);
-    while (n > 0 && text[n - 1] == '\n')
-        n--;
-    if (end.code == 0 && end.signal == 0) {
-        log_compiled(m, slice_of(text, n > 0 ? (size_t)n : 0));
-        return ERR_NONE;
-    }
-    enum err e = n > 0 ? buf_append(why, slice_of(text, (size_t)n))
-                       : buf_printf(why, "%s: weirc ended by signal %d", m->path, end.signal);
+    a->pid = pid;
+    a->errors = errors[0];
+    return ERR_NONE;
+}
+
+/* Says why weirc failed, by its own words where it had some. It calls what it got by a descriptor
+ * by that: nothing that its user knows. */
+static enum err failed(const struct config_module *m, const struct artifact *a, struct slice said,
+                       int signal, struct buf *why)
+{
+    struct slice path = slice_str(in_path(m, a));
+    bool own = a->source >= 0 && said.n > path.n && memcmp(said.p, path.p, path.n) == 0;
+    enum err e = own       ? buf_printf(why, "%s%.*s", m->name, (int)(said.n - path.n),
+                                        (const char *)said.p + path.n)
+                 : said.n  ? buf_append(why, said)
+                 : !signal ? buf_printf(why, "%s: weirc failed", m->path)
+                           : buf_printf(why, "%s: weirc ended by signal %d", m->path, signal);
     return e ? e : ERR_MODULE_REFUSED;
 }
 
-/* The path of the code in the cache, compiled if need be. */
-static enum err cached(const struct config *c, const struct config_module *m, bool anew,
-                       char path[PATH_MAX], struct buf *why)
+enum err artifact_start(const struct config *config, const struct config_module *m,
+                        const struct slice *source, bool anew, struct artifact *a, struct buf *why)
 {
-    struct slice wasm;
+    struct slice wasm = source ? *source : SLICE_NONE;
     char key[SHA256_DIGEST_STRING_LENGTH], folder[PATH_MAX / 2];
-    enum err e = sys_file_read(m->path, MODULE_MAX, &wasm);
-    if (e)
-        return refuse(why, m->path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
-    cache_key(wasm, m, key);
-    slice_free(wasm);
-    cache_folder(c, folder);
-    snprintf(path, PATH_MAX, "%s/%s.cwasm", folder, key);
-    if (!anew && sys_file_exists(path))
+    *a = (struct artifact){.source = -1, .errors = -1};
+    snprintf(a->path, sizeof(a->path), "%s", m->path);
+    if (!source && !artifact_compiles(m))
         return ERR_NONE;
-    return compile(m, path, why);
+    enum err e = source ? ERR_NONE : artifact_source(m, &wasm, why);
+    if (e)
+        return e;
+    cache_key(wasm, m, key);
+    cache_folder(config, folder);
+    snprintf(a->path, sizeof(a->path), "%s/%s.cwasm", folder, key);
+    if (anew || !sys_file_exists(a->path)) {
+        a->source = source ? sys_memfd_sealed(m->name, wasm) : -1;
+        e = source && a->source < 0 ? refuse(why, m->name, strerror(-a->source))
+                                    : compile(m, a, why);
+        sys_close(a->source);
+    }
+    if (!source)
+        artifact_source_free(wasm);
+    return e;
+}
+
+static enum err code_open(const struct config_module *m, const char *path, int *fd, struct buf *why)
+{
+    char trusted[SYS_PATH_MAX], open_to[PATH_MAX + 80];
+    struct slice code;
+    if (!sys_path_trusted(path, trusted, open_to, sizeof(open_to))) {
+        enum err e = buf_append(why, slice_str(open_to));
+        return e ? e : ERR_MODULE_REFUSED;
+    }
+    enum err e = sys_file_read(trusted, MODULE_MAX, &code);
+    if (e)
+        return refuse(why, path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
+    int made = sys_memfd_sealed(m->name, code);
+    artifact_source_free(code);
+    if (made < 0)
+        return refuse(why, path, strerror(-made));
+    *fd = made;
+    return ERR_NONE;
+}
+
+enum err artifact_finish(const struct config_module *m, struct artifact *a,
+                         const struct sys_exit *end, int *fd, struct buf *why)
+{
+    char text[1024];
+    if (!a->pid)
+        return code_open(m, a->path, fd, why);
+    ssize_t n = sys_read(a->errors, text, sizeof(text));
+    sys_close(a->errors);
+    a->pid = 0;
+    while (n > 0 && text[n - 1] == '\n')
+        n--;
+    struct slice said = slice_of(text, n > 0 ? (size_t)n : 0);
+    if (a->late)
+        return refuse(why, m->name, "weirc took too long");
+    if (end->code || end->signal)
+        return failed(m, a, said, end->signal, why);
+    log_compiled(m, said);
+    return code_open(m, a->path, fd, why);
 }
 
 enum err artifact_open(const struct config *config, const struct config_module *m, bool anew,
                        int *fd, struct buf *why)
 {
-    char path[PATH_MAX], trusted[SYS_PATH_MAX], open_to[PATH_MAX + 80];
-    struct slice code;
-    snprintf(path, sizeof(path), "%s", m->path);
-    enum err e = artifact_compiles(m) ? cached(config, m, anew, path, why) : ERR_NONE;
+    struct artifact a;
+    struct sys_exit end = {.code = -1};
+    enum err e = artifact_start(config, m, NULL, anew, &a, why);
     if (e)
         return e;
-    if (!sys_path_trusted(path, trusted, open_to, sizeof(open_to))) {
-        e = buf_append(why, slice_str(open_to));
-        return e ? e : ERR_MODULE_REFUSED;
-    }
-    e = sys_file_read(trusted, MODULE_MAX, &code);
-    if (e)
-        return refuse(why, path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
-    int made = sys_memfd_sealed(m->name, code);
-    slice_free(code);
-    if (made < 0)
-        return refuse(why, path, strerror(-made));
-    *fd = made;
-    return ERR_NONE;
+    if (a.pid)
+        a.late = !sys_wait_for(a.pid, COMPILE_MAX_MS, &end);
+    return artifact_finish(m, &a, &end, fd, why);
 }

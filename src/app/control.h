@@ -8,7 +8,16 @@
  *     SERVE                             ---->
  *                                       <----         READY
  *     DRAIN                             ---->         (an end of file means the same)
- */
+ *
+ * A module is changed at any time between READY and DRAIN:
+ *                                       <----         CHUNK {module} + part of a body, and again
+ *     MORE                              ---->           when it is wanted; then, or instead,
+ *                                       <----         PUT {module}, ROLLBACK {module} or RELOAD
+ *     MODULE {index} + compiled code    ---->           for each that changes
+ *                                       <----         LOADED, or REFUSED: the old one stays
+ *     ANSWER {error, text}              ---->         (CHANGED where the worker did not ask)
+ *
+ * Nothing is sent that the other side need not read soon: a send never waits. */
 #ifndef WEIR_CONTROL_H
 #define WEIR_CONTROL_H
 
@@ -22,16 +31,39 @@ enum control_kind {
     CONTROL_DRAIN,
     CONTROL_LOADED,
     CONTROL_REFUSED,
-    CONTROL_READY
+    CONTROL_READY,
+    CONTROL_CHUNK,
+    CONTROL_MORE,
+    CONTROL_PUT,
+    CONTROL_ROLLBACK,
+    CONTROL_RELOAD,
+    CONTROL_ANSWER,
+    CONTROL_CHANGED
 };
+enum { CONTROL_TEXT = 16 << 10 };
+
+/* Of a module's code. Its text in MODULE is that of it and of the one that it replaced. */
+struct module_version {
+    uint32_t number; /* 0: there is none */
+    char sha256[17]; /* of its source, the first digits */
+    uint64_t since_ms;
+};
+enum { VERSIONS_TEXT = 160 };
+void control_versions_write(char out[VERSIONS_TEXT], const struct module_version *now,
+                            const struct module_version *before);
+void control_versions_read(const char *text, struct module_version *now,
+                           struct module_version *before);
 
 struct control {
     uint32_t kind, number;
-    char text[1000]; /* NUL-terminated */
+    char text[CONTROL_TEXT + 1]; /* a NUL follows */
+    size_t n;                    /* of text; not sent */
 };
 
 /* fd -1: none is sent. false: the other side has gone. */
 bool control_send(int to, enum control_kind kind, uint32_t number, const char *text, int fd);
+/* bytes: at most CONTROL_TEXT. */
+bool control_send_bytes(int to, enum control_kind kind, uint32_t number, struct slice bytes);
 /* *fd: the receiver's, or -1. false: the other side has gone, or talks nonsense. */
 bool control_recv(int from, struct control *out, int *fd);
 

@@ -211,7 +211,7 @@ static void finish_ws(struct event *ev, enum err e)
 }
 
 /* Back to the list, with what it held. */
-static void event_free(struct event *ev)
+void event_free(struct event *ev)
 {
     struct conn *c = ev->conn;
     if (ev->kind == GUEST_on_ws_open)
@@ -220,6 +220,7 @@ static void event_free(struct event *ev)
     buf_clear(&ev->copy, KEEP_WARM);
     buf_clear(&ev->reads, KEEP_WARM);
     ev->active = false;
+    ev->call.module->refs--;
     list_append(&ev->gw->free_events, &ev->call.node);
     if (c)
         conn_release(&ev->gw->net, c);
@@ -315,6 +316,7 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->read = ev->said = 0;
     ev->kv_delta = 0;
     ev->call.module = m;
+    m->refs++;
     ev->call.entry = entry;
     ev->call.done = done;
     ev->call.frame.n_args = 0;

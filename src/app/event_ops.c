@@ -32,7 +32,8 @@ struct conn *event_reach(struct event *ev, uint64_t id)
     struct conn *c = conn_get(&ev->gw->net, id);
     if (!c || c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
         return NULL;
-    return upgrade_module(ev->gw, c) == ev->call.module ? c : NULL;
+    int module = ev->gw->config.routes[c->route].module;
+    return module == (int)ev->call.module->number ? c : NULL;
 }
 
 /* ---- connections ---- */

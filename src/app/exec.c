@@ -165,7 +165,7 @@ static bool command(const struct guest_module *m)
 
 static bool reachable(struct gateway *gw, const struct guest_module *m)
 {
-    const char *exec = gw->config.modules[m - gw->modules].exec;
+    const char *exec = gw->config.modules[m->number].exec;
     return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && (!m->handlers || command(m)));
 }
 
@@ -175,11 +175,13 @@ static const struct guest_function *find(struct gateway *gw, struct slice rest,
     const uint8_t *slash = memchr(rest.p, '/', rest.n);
     struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
     struct slice function = slash ? slice_of(slash + 1, rest.n - name.n - 1) : SLICE_NONE;
-    for (uint32_t i = 0; i < gw->config.n_modules; i++)
-        if (slice_eq(slice_str(gw->modules[i].name), name) && reachable(gw, &gw->modules[i])) {
-            *out = &gw->modules[i];
-            return slash && !function.n ? NULL : guest_function_find(*out, function);
+    for (uint32_t i = 0; i < gw->config.n_modules; i++) {
+        struct guest_module *m = gateway_module(gw, i);
+        if (slice_eq(slice_str(m->name), name) && reachable(gw, m)) {
+            *out = m;
+            return slash && !function.n ? NULL : guest_function_find(m, function);
         }
+    }
     return NULL;
 }
 

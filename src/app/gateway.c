@@ -36,7 +36,7 @@ static int route_find(const struct gateway *gw, struct slice path, enum route_ki
 
 static void guest_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, int route)
 {
-    struct guest_module *m = &gw->modules[gw->config.routes[route].module];
+    struct guest_module *m = gateway_module(gw, (uint32_t)gw->config.routes[route].module);
     enum guest_export kind = m->exports[GUEST_on_http] ? GUEST_on_http : GUEST__start;
     struct event *ev = event_new(gw, c, kind, m, m->exports[kind]);
     if (!ev) {
@@ -242,13 +242,16 @@ static bool phase_pending(void *arg)
 {
     struct gateway *gw = arg;
     upgrade_drains(gw);
+    modules_reap(gw);
     return !list_empty(&gw->guests.turns);
 }
 
 static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
 {
     struct gateway *gw = owner;
-    struct guest_module *m = &gw->modules[module];
+    struct guest_module *m = gateway_module(gw, module);
+    if (!m->exports[GUEST_on_timer])
+        return true; /* its new version has none: the timer is dropped */
     if (guests_queue_full(&gw->guests))
         return false;
     struct event *ev = event_new(gw, NULL, GUEST_on_timer, m, m->exports[GUEST_on_timer]);
@@ -308,10 +311,13 @@ static void server_init(struct gateway *gw, struct http_server *s, uint8_t proto
     http_server_init(s, &gw->net, protocol);
 }
 
-void gateway_module_init(const struct config_module *m, struct guest_module *out)
+void gateway_module_init(const struct config *config, uint32_t i, struct guest_module *out)
 {
+    const struct config_module *m = &config->modules[i];
     const struct config_module_limits *l = &m->limits;
     guest_module_init(out, m->name);
+    out->number = i;
+    out->actor = strcmp(m->instance, "module") == 0;
     out->allow = m->allow;
     out->limits = (struct guest_module_limits){.memory = (uint32_t)l->memory,
                                                .table_elements = (uint32_t)l->table_elements,
@@ -378,6 +384,8 @@ enum err gateway_init(struct gateway *gw)
     if (e)
         return e;
     list_init(&gw->free_events);
+    list_init(&gw->replaced);
+    list_init(&gw->jobs);
     e = net_init(&gw->net, &gw->loop, &limits);
     if (e)
         return e;
@@ -392,15 +400,14 @@ enum err gateway_init(struct gateway *gw)
     gw->admin.ready = admin_ready;
     server_init(gw, &gw->http, PROTOCOL_HTTP);
     server_init(gw, &gw->admin, PROTOCOL_ADMIN);
+    gw->admin.limits.body = (uint32_t)gw->config.admin.module_size;
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);
     guests_init(&gw->guests, &guest_limits, &event_ops, &gw->loop.now_ns);
     size_t n = gw->config.n_modules + 1;
-    gw->modules = mem_alloc(n * sizeof(*gw->modules));
     gw->states = mem_alloc(n * sizeof(*gw->states));
-    if (!gw->modules || !gw->states)
+    if (!gw->states)
         return ERR_NO_MEMORY;
-    memset(gw->modules, 0, n * sizeof(*gw->modules));
     memset(gw->states, 0, n * sizeof(*gw->states));
     for (uint32_t i = 0; i < gw->config.n_modules; i++)
         kv_init(&gw->states[i].kv, gw->config.modules[i].limits.kv);

@@ -8,11 +8,14 @@
  *   command.c    WASI in events: streams, environment, commands as CGI scripts
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
+ *   modules.c    versions of modules: loading, swapping, unloading
+ *   modules_api.c  what the admin listener says and does about them
  */
 #ifndef WEIR_GATEWAY_H
 #define WEIR_GATEWAY_H
 
 #include "app/config.h"
+#include "app/control.h"
 #include "guest/guest.h"
 #include "http/http_exchange.h"
 #include "hub/effects.h"
@@ -31,8 +34,16 @@ struct listener {
 };
 enum { LISTENERS_MAX = 16 };
 
+/* A version of a module, there until the last of its events has gone. */
+struct module_code {
+    struct guest_module guest;
+    struct list node; /* of those that were replaced */
+    struct module_version version, before;
+};
+
 /* What a module keeps in the host, whatever instance or version of it runs. */
 struct module_state {
+    struct module_code *code; /* new events run it */
     struct kv kv;
     uint32_t n_timers;
 };
@@ -44,8 +55,10 @@ struct gateway {
     struct http_server http, admin;
     struct ws_server ws;
     struct guests guests;
-    struct guest_module *modules; /* as config.modules */
-    struct module_state *states;  /* likewise */
+    struct module_state *states; /* as config.modules */
+    struct list replaced;        /* versions that are to be unloaded */
+    struct list jobs;            /* changes of modules that were asked for; the first one runs */
+    uint32_t n_jobs;
     struct topics topics;
     struct timers timers;
     struct buf drains;           /* ids of connections that on_ws_drain is to be told of */
@@ -95,7 +108,7 @@ enum conn_ready gateway_ready(const struct gateway *gw, const struct guest_modul
 enum err gateway_init(struct gateway *gw) MUST_USE;
 /* Raises what an engine must have room for to what a module may have. */
 void gateway_limits_raise(struct guest_limits *g, const struct config_module_limits *l);
-void gateway_module_init(const struct config_module *m, struct guest_module *out);
+void gateway_module_init(const struct config *config, uint32_t i, struct guest_module *out);
 /* Where a module's topics live, or a route's. */
 struct slice gateway_space(const struct gateway *gw, uint32_t module,
                            const struct config_route *route);
@@ -130,6 +143,8 @@ bool event_topic_valid(const struct gateway *gw, struct slice name);
 
 /* event.c */
 void event_failed(struct guest_call *call, enum err e, struct slice text);
+/* Where an event's done() is another than its own: at the end of that. */
+void event_free(struct event *ev);
 /* conn NULL: a timer's. NULL: no memory. Arguments are added with guest_arg. */
 struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export kind,
                         struct guest_module *m, const struct weir_entry *entry);
@@ -142,7 +157,14 @@ enum err event_queue(struct event *ev) MUST_USE;
 
 static inline uint32_t gateway_module_number(const struct gateway *gw, const struct guest_module *m)
 {
-    return (uint32_t)(m - gw->modules);
+    (void)gw;
+    return m->number;
+}
+
+/* The version that new events run. */
+static inline struct guest_module *gateway_module(const struct gateway *gw, uint32_t number)
+{
+    return &gw->states[number].code->guest;
 }
 
 static inline struct module_state *event_state(const struct event *ev)
@@ -164,6 +186,21 @@ void command_respond(struct event *ev);   /* standard output as the response */
 
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);
+/* modules.c */
+/* Loads a version, from fd, which it takes, and puts it in force: at the start, when no event runs.
+ * why: what is wrong. */
+enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *versions,
+                      struct buf *why) MUST_USE;
+/* The same at run time: after a trial, which makes an instance. The supervisor is told the end. */
+void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions);
+/* Unloads versions that no event names any more. */
+void modules_reap(struct gateway *gw);
+
+/* modules_api.c */
+void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
+                     struct slice path);
+void modules_answer(struct gateway *gw, const struct control *m); /* the supervisor's */
+
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 
 #endif

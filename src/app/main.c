@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/client.h"
 #include "app/config.h"
 #include "app/docs.h"
 #include "app/scaffold.h"
@@ -38,6 +39,23 @@ static int command_version(const char *arg)
     return EXIT_SUCCESS;
 }
 
+static int command_modules(const char *arg)
+{
+    (void)arg;
+    return client_modules();
+}
+
+static int command_reload(const char *arg)
+{
+    (void)arg;
+    return client_reload();
+}
+
+static int command_rollback(const char *arg)
+{
+    return *arg ? client_rollback(arg) : EXIT_USAGE;
+}
+
 static int command_worker(const char *arg)
 {
     (void)arg;
@@ -56,6 +74,12 @@ static const struct command {
     {"new", "NAME --lang LANG", "", "make a guest's project; LANG: c, rust, go or as", NULL,
      scaffold_new},
     {"dev", "", "", "build and serve the project here, again at each change", NULL, scaffold_dev},
+    {"modules", "", "", "list the modules of a gateway that runs, and their versions",
+     command_modules, NULL},
+    {"reload", "", "", "put modules in force whose files have changed; as SIGHUP does",
+     command_reload, NULL},
+    {"rollback", "NAME", "", "put the version of a module in force that was before",
+     command_rollback, NULL},
     {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
     {"version", "", "", "print the version, and the engine's", command_version, NULL},
     {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own */
@@ -72,6 +96,7 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
+    fprintf(to, "modules, reload and rollback take --admin ADDR (default " CLIENT_ADDRESS ")\n");
     return status;
 }
 
@@ -84,6 +109,10 @@ int main(int argc, char **argv)
     mallopt(M_TRIM_THRESHOLD, 1 << 20);
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return usage(stdout, EXIT_SUCCESS);
+    if (argc >= 4 && strcmp(argv[argc - 2], "--admin") == 0) {
+        client_address = argv[argc - 1];
+        argc -= 2;
+    }
     for (size_t i = 0; argc > 1 && i < ARRAY_LEN(commands); i++) {
         const struct command *c = &commands[i];
         if (strcmp(argv[1], c->name) != 0)

@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/artifact.h"
-#include "app/control.h"
+#include "app/changes.h"
 #include "app/gateway.h"
 #include "base/log.h"
 #include "loop/loop.h"
@@ -23,17 +22,14 @@ struct supervisor {
     int yaml;                     /* sealed memfd */
     int listeners[LISTENERS_MAX]; /* the last one is the admin's */
     unsigned n_listeners;
-    struct {
-        int fd;
-        bool anew; /* compiled in this run */
-    } * modules;
+    struct changes changes;
     int signals, log[2];
     struct timer restart, kill, log_retry;
     pid_t worker; /* 0: none */
     int control;  /* -1: none */
     uint64_t started_ms;
     uint32_t restarts, backoff_ms;
-    bool served, stopping;
+    bool served, ready, stopping; /* a worker did once; this one does */
     int status;
     char carry[LOG_CARRY]; /* the worker's output up to a line's end */
     size_t carried;
@@ -57,31 +53,6 @@ enum err supervisor_configure(const char *file, struct config *out, struct slice
         fwrite(errors.p, 1, errors.len, stderr);
     buf_done(&errors);
     return e;
-}
-
-static void module_error(const char *file, const struct config_module *m, struct slice why)
-{
-    fprintf(stderr, "%s:%u: module %s: %.*s\n", file, m->line, m->name, (int)why.n,
-            why.n ? (const char *)why.p : "");
-}
-
-/* The compiled code of every module, or every reason against it. */
-static bool modules_open(struct supervisor *s)
-{
-    bool ok = true;
-    s->modules = mem_alloc((s->config.n_modules + 1) * sizeof(*s->modules));
-    for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++) {
-        struct buf why;
-        buf_init(&why, 8192);
-        s->modules[i].fd = -1;
-        s->modules[i].anew = false;
-        if (artifact_open(&s->config, &s->config.modules[i], false, &s->modules[i].fd, &why)) {
-            module_error(s->file, &s->config.modules[i], buf_slice(&why));
-            ok = false;
-        }
-        buf_done(&why);
-    }
-    return s->modules && ok;
 }
 
 static bool listener_open(struct supervisor *s, const char *address)
@@ -183,7 +154,7 @@ static void control_end(struct supervisor *s)
 static void module_send(struct supervisor *s, uint32_t i)
 {
     if (i < s->config.n_modules)
-        control_send(s->control, CONTROL_MODULE, i, "", s->modules[i].fd);
+        changes_send(&s->changes, s->control, i);
     else
         control_send(s->control, CONTROL_SERVE, 0, "", -1);
 }
@@ -226,22 +197,13 @@ static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
     const struct config_module *m = &s->config.modules[i];
     struct buf why;
     buf_init(&why, 8192);
-    bool again = artifact_compiles(m) && !s->modules[i].anew;
-    if (again) {
-        if (log_begin(LOG_module_stale)) {
-            log_text("module", slice_str(m->name));
-            log_text("detail", text);
-            log_end();
-        }
-        int fd;
-        s->modules[i].anew = true;
-        again = artifact_open(&s->config, m, true, &fd, &why) == ERR_NONE;
-        text = buf_slice(&why);
-        if (again) {
-            sys_close(s->modules[i].fd);
-            s->modules[i].fd = fd;
-        }
+    bool again = changes_anew(&s->changes, i, &why);
+    if (again && log_begin(LOG_module_stale)) {
+        log_text("module", slice_str(m->name));
+        log_text("detail", text);
+        log_end();
     }
+    text = why.len ? buf_slice(&why) : text;
     if (again) {
         module_send(s, i);
     } else {
@@ -268,14 +230,18 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         return;
     }
     sys_close(fd);
-    if (m.kind == CONTROL_LOADED)
+    if (s->ready)
+        changes_message(&s->changes, &m);
+    else if (m.kind == CONTROL_LOADED)
         module_send(s, m.number + 1);
     else if (m.kind == CONTROL_REFUSED && m.number < s->config.n_modules)
         module_refused(s, m.number, slice_str(m.text));
     else if (m.kind == CONTROL_READY) {
-        s->served = true;
-        if (!s->stopping)
+        s->served = s->ready = true;
+        if (!s->stopping) {
             wheel_cancel(&s->loop.wheel, &s->kill);
+            changes_worker(&s->changes, s->control);
+        }
     }
 }
 
@@ -289,6 +255,8 @@ static void worker_ended(struct supervisor *s, const struct sys_exit *end)
 {
     control_end(s);
     log_carry(s);
+    s->ready = false;
+    changes_worker(&s->changes, -1);
     wheel_cancel(&s->loop.wheel, &s->kill);
     s->worker = 0;
     bool expected = s->stopping && !end->code && !end->signal;
@@ -318,6 +286,7 @@ static void stop_asked(struct supervisor *s)
         sys_kill(s->worker, true);
     } else {
         s->stopping = true;
+        changes_stop(&s->changes);
         /* The worker closes its own: with these gone, who comes now is refused by the system. */
         for (unsigned i = 0; i < s->n_listeners; i++)
             sys_close(s->listeners[i]);
@@ -335,8 +304,21 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
     enum sys_signal sig = sys_signal_next(s->signals);
     if (sig == SYS_SIGNAL_STOP)
         stop_asked(s);
-    else if (sig == SYS_SIGNAL_CHILD && s->worker && sys_wait(s->worker, &end))
+    else if (sig == SYS_SIGNAL_RELOAD)
+        changes_reload(&s->changes);
+    if (sig != SYS_SIGNAL_CHILD)
+        return;
+    /* One signal may stand for several children. */
+    changes_child(&s->changes);
+    if (s->worker && sys_wait(s->worker, &end))
         worker_ended(s, &end);
+}
+
+static void on_compile(void *arg, struct timer *t)
+{
+    struct supervisor *s = arg;
+    (void)t;
+    changes_timer(&s->changes);
 }
 
 static void on_restart(void *arg, struct timer *t)
@@ -375,15 +357,15 @@ static bool module_check(struct supervisor *s, struct guests *g, uint32_t i)
     const struct config_module *m = &s->config.modules[i];
     struct guest_module module;
     struct buf why;
-    if (s->modules[i].fd < 0)
+    if (s->changes.modules[i].now.fd < 0)
         return false; /* said already */
     buf_init(&why, 8192);
-    gateway_module_init(m, &module);
+    gateway_module_init(&s->config, i, &module);
     bool pulley = strcmp(m->engine, "pulley") == 0;
-    enum err e = guest_load(g, &module, pulley, s->modules[i].fd, &why);
+    enum err e = guest_load(g, &module, pulley, s->changes.modules[i].now.fd, &why);
     e = e ? e : gateway_module_check(&s->config, i, &module, &why);
     if (e)
-        module_error(s->file, m, buf_slice(&why));
+        changes_error(&s->changes, i, buf_slice(&why));
     guest_unload(&module);
     buf_done(&why);
     return !e;
@@ -397,11 +379,11 @@ int supervisor_check(const char *file)
     const uint64_t now_ns = 0;
     if (!configure(s, file))
         return EXIT_FAILURE;
-    bool ok = modules_open(s);
+    bool ok = changes_open(&s->changes, &s->config, file, &s->loop);
     for (uint32_t i = 0; i < s->config.n_modules; i++)
         gateway_limits_raise(&limits, &s->config.modules[i].limits);
     guests_init(&guests, &limits, &event_ops, &now_ns);
-    for (uint32_t i = 0; s->modules && i < s->config.n_modules; i++)
+    for (uint32_t i = 0; s->changes.modules && i < s->config.n_modules; i++)
         ok = module_check(s, &guests, i) && ok;
     guests_done(&guests);
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
@@ -410,7 +392,8 @@ int supervisor_check(const char *file)
 int supervisor_serve(const char *file)
 {
     struct supervisor *s = &supervisor;
-    if (!configure(s, file) || !modules_open(s) || !listeners_open(s))
+    if (!configure(s, file) || !changes_open(&s->changes, &s->config, file, &s->loop) ||
+        !listeners_open(s))
         return EXIT_FAILURE;
     s->signals = sys_signals_open();
     if (s->signals < 0 || sys_pipe(s->log) < 0 || loop_init(&s->loop))
@@ -418,6 +401,7 @@ int supervisor_serve(const char *file)
     loop_on(&s->loop, LOOP_CONTROL, on_control, NULL, s);
     loop_on(&s->loop, LOOP_SIGNAL, on_signal, NULL, s);
     loop_on(&s->loop, LOOP_LOG, on_log, on_log_retry, s);
+    loop_on(&s->loop, LOOP_COMPILE, NULL, on_compile, s);
     loop_on(&s->loop, LOOP_RESTART, NULL, on_restart, s);
     s->restart.kind = s->kill.kind = LOOP_RESTART;
     s->log_retry.kind = LOOP_LOG;

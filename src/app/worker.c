@@ -37,30 +37,13 @@ static bool configure(struct gateway *gw, int fd, uint32_t restarts)
 }
 
 /* Answers LOADED or REFUSED. false: the supervisor has gone. */
-static bool load(struct gateway *gw, uint32_t i, int fd)
+static bool load(struct gateway *gw, uint32_t i, int fd, const char *versions)
 {
-    const struct config_module *m = &gw->config.modules[i];
-    struct guest_module *out = &gw->modules[i];
     struct buf why;
     buf_init(&why, 8192);
-    gateway_module_init(m, out);
-    bool pulley = strcmp(m->engine, "pulley") == 0;
-    out->actor = strcmp(m->instance, "module") == 0;
-    enum err e = guest_load(&gw->guests, out, pulley, fd, &why);
-    e = e ? e : gateway_module_check(&gw->config, i, out, &why);
-    if (!e && log_begin(LOG_module_loaded)) {
-        log_text("module", slice_str(m->name));
-        log_text("engine", slice_str(m->engine));
-        log_text("instance", slice_str(out->actor        ? "kept"
-                                       : out->restorable ? "restored"
-                                                         : "made anew"));
-        log_end();
-    }
-    if (e && buf_append(&why, slice_str(why.len ? "" : err_text(e))))
-        buf_clear(&why, 0);
-    bool sent = buf_append(&why, slice_of("", 1)) == ERR_NONE &&
-                control_send(SYS_CONTROL_FD, e ? CONTROL_REFUSED : CONTROL_LOADED, i,
-                             (const char *)why.p, -1);
+    enum err e = modules_load(gw, i, fd, versions, &why);
+    struct slice text = !e ? SLICE_NONE : why.len ? buf_slice(&why) : slice_str(err_text(e));
+    bool sent = control_send_bytes(SYS_CONTROL_FD, e ? CONTROL_REFUSED : CONTROL_LOADED, i, text);
     buf_done(&why);
     return sent;
 }
@@ -79,7 +62,7 @@ static bool prepare(struct gateway *gw, bool *stop)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
                  m.number < gw->config.n_modules)
-            ok = load(gw, m.number, fd);
+            ok = load(gw, m.number, fd, m.text);
         else {
             *stop = m.kind == CONTROL_DRAIN;
             return m.kind == CONTROL_SERVE && configured;
@@ -96,14 +79,18 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     struct gateway *gw = arg;
     struct control m;
     int fd;
-    if (control_recv(SYS_CONTROL_FD, &m, &fd)) {
-        sys_close(fd);
-        if (m.kind != CONTROL_DRAIN)
-            return;
-    } else {
+    if (!control_recv(SYS_CONTROL_FD, &m, &fd)) {
         sys_poller_remove(gw->loop.poller, SYS_CONTROL_FD); /* the supervisor has gone */
+        gateway_drain(gw);
+    } else if (m.kind == CONTROL_MODULE && fd >= 0 && m.number < gw->config.n_modules) {
+        modules_swap(gw, m.number, fd, m.text);
+    } else {
+        sys_close(fd);
+        if (m.kind == CONTROL_DRAIN)
+            gateway_drain(gw);
+        else
+            modules_answer(gw, &m);
     }
-    gateway_drain(gw);
 }
 
 static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)

@@ -96,6 +96,9 @@ struct guest_function { /* an export that /api/exec may call */
 
 struct guest_module {
     char name[65];
+    uint32_t number; /* the program's: the same for all versions of a module */
+    uint32_t refs;   /* the program's: calls that name it; 0: it may be unloaded */
+    uint64_t events; /* that were started */
     struct guest_module_limits limits;
     uint64_t allow; /* bits of enum guest_host */
     bool pulley;
@@ -108,6 +111,7 @@ struct guest_module {
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
     struct weir_plan *plan;
+    struct weir_entry *begin; /* makes an instance, and calls no export */
     struct weir_entry *exports[GUEST_EXPORTS];
     struct guest_function *functions;
     uint32_t n_functions, functions_max;

@@ -87,6 +87,7 @@ static bool start(struct guests *g, struct guest_call *c)
     g->n_busy += !m->running++;
     c->ran = true;
     metrics.guest_events_total++;
+    m->events++;
     return true;
 }
 

@@ -65,7 +65,8 @@ static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
 {
     if (g->engines[pulley])
         return ERR_NONE;
-    struct weir_engine_options options = {.slots = g->limits.slots + g->limits.actors,
+    /* An actor's next version is tried while it still has its instance. */
+    struct weir_engine_options options = {.slots = g->limits.slots + 2 * g->limits.actors,
                                           .table_elements = g->limits.table_max,
                                           .memory_max = g->limits.memory_max,
                                           .keep_scanned = 128 << 10,
@@ -193,6 +194,7 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
     }
     if (!e) {
         m->plan = weir_plan_new(m->pre);
+        m->begin = weir_entry_new(m->plan, NULL);
         m->restorable = !m->actor && sys_pages_open() && weir_plan_restorable(m->plan);
         e = exports_take(m, why);
     }
@@ -205,6 +207,9 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
 void guest_unload(struct guest_module *m)
 {
     guest_instances_drop(m);
+    list_remove(&m->turn); /* where it was throttled */
+    if (m->begin)
+        weir_entry_delete(m->begin);
     for (uint32_t i = 0; i < m->n_functions; i++)
         weir_entry_delete(m->functions[i].entry);
     for (int i = 0; i < GUEST_EXPORTS; i++)
@@ -220,6 +225,7 @@ void guest_unload(struct guest_module *m)
     if (m->module)
         wasmtime_module_delete(m->module);
     m->functions = NULL;
+    m->begin = NULL;
     m->n_functions = 0;
     m->plan = NULL;
     m->pre = NULL;

@@ -15,6 +15,7 @@ enum loop_kind {
     LOOP_LOG,
     LOOP_DRAIN,
     LOOP_RESTART,
+    LOOP_COMPILE, /* the end of weirc's time */
     LOOP_GUEST_TIMER,
     LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_KINDS

@@ -31,6 +31,8 @@ struct sys_address {
 };
 int sys_listen(const char *host, uint16_t port);
 int sys_accept(int listener); /* TCP_NODELAY set */
+/* A blocking connection whose reads and writes give up after a time. */
+int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms);
 int sys_peer(int fd, struct sys_address *out);
 int sys_local(int fd, struct sys_address *out);
 ssize_t sys_recv(int fd, void *p, size_t n);
@@ -92,7 +94,7 @@ bool sys_log_write(struct slice line);
  * child's end is told, whatever this process was started with. */
 void sys_signals_init(void);
 /* Signals as readable events; the calling thread no longer takes them otherwise. */
-enum sys_signal { SYS_SIGNAL_NONE, SYS_SIGNAL_STOP, SYS_SIGNAL_CHILD };
+enum sys_signal { SYS_SIGNAL_NONE, SYS_SIGNAL_STOP, SYS_SIGNAL_CHILD, SYS_SIGNAL_RELOAD };
 int sys_signals_open(void);
 enum sys_signal sys_signal_next(int fd);
 
@@ -109,7 +111,7 @@ void sys_kill(pid_t pid, bool by_force); /* SIGTERM or SIGKILL */
 int sys_pipe(int out[2]);                /* both ends non-blocking */
 ssize_t sys_read(int fd, void *p, size_t n);
 
-/* Messages with descriptors over a SOCK_SEQPACKET pair. */
+/* Messages with descriptors over a SOCK_SEQPACKET pair. A send that would wait fails. */
 int sys_control_pair(int out[2]);
 int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds);
 enum { SYS_CONTROL_FDS = 8 };

@@ -185,10 +185,14 @@ static const struct {
     /* Would connect a socket that was accepted and reset. */
     {SCMP_SYS(sendto), 3, MSG_FASTOPEN, 0},
     {SCMP_SYS(sendmsg), 2, MSG_FASTOPEN, 0},
-    /* No more memory is executable: all code is there. A module that is loaded later will need
-     * mprotect to read and execute. */
+    /* Code is what a module that is loaded later brings: never mapped as such, and never writable
+     * and executable at one time. */
     {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
     {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
+    {SCMP_SYS(mprotect), 2, UINT64_MAX, PROT_READ | PROT_EXEC},
+    /* How large such a module's file is. A path could stand there instead: what it leads to can't
+     * be opened, but that it is there can be seen. */
+    {SCMP_SYS(statx), 2, UINT32_MAX, AT_EMPTY_PATH},
     {SCMP_SYS(ioctl), 1, UINT64_MAX, PAGEMAP_SCAN_IOCTL},
     /* The other operations have a history. */
     {SCMP_SYS(futex), 1, (uint32_t)FUTEX_CMD_MASK, FUTEX_WAIT},

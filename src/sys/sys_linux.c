@@ -118,6 +118,26 @@ int sys_listen(const char *host, uint16_t port)
     return fd;
 }
 
+int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+    const struct timeval wait = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000L};
+    if (!address_parse(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, port, &address, &len))
+        return -EINVAL;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+    if (connect(fd, (struct sockaddr *)&address, len) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+
 int sys_accept(int listener)
 {
     int on = 1;
@@ -175,7 +195,7 @@ ssize_t sys_send2(int fd, struct slice a, struct slice b)
 {
     struct iovec v[2] = {{(void *)(uintptr_t)a.p, a.n}, {(void *)(uintptr_t)b.p, b.n}};
     struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
-    ssize_t r = sendmsg(fd, &m, MSG_NOSIGNAL);
+    ssize_t r = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
     return r < 0 ? -errno : r;
 }
 
@@ -483,6 +503,7 @@ static void signal_set(sigset_t *set)
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGCHLD);
+    sigaddset(set, SIGHUP);
 }
 
 void sys_signals_init(void)
@@ -504,7 +525,9 @@ enum sys_signal sys_signal_next(int fd)
     struct signalfd_siginfo info;
     if (read(fd, &info, sizeof(info)) != sizeof(info))
         return SYS_SIGNAL_NONE;
-    return info.ssi_signo == SIGCHLD ? SYS_SIGNAL_CHILD : SYS_SIGNAL_STOP;
+    return info.ssi_signo == SIGCHLD  ? SYS_SIGNAL_CHILD
+           : info.ssi_signo == SIGHUP ? SYS_SIGNAL_RELOAD
+                                      : SYS_SIGNAL_STOP;
 }
 
 pid_t sys_spawn(const char *path, const char *const argv[], int log, int control)

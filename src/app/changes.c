@@ -1,0 +1,385 @@
+#include "app/changes.h"
+
+#include <sha256.h>
+#include <stdio.h>
+
+#include "base/log.h"
+
+enum { SAID_MAX = 12 << 10, WHY_MAX = 8192, KILLED_MS = 1000 };
+
+static const struct config_module *config_of(const struct changes *c, uint32_t i)
+{
+    return &c->config->modules[i];
+}
+
+static void hash(struct slice s, char out[17])
+{
+    char text[SHA256_DIGEST_STRING_LENGTH];
+    SHA256Data(s.p, s.n, text);
+    memcpy(out, text, 16);
+    out[16] = 0;
+}
+
+/* ---- at the start ---- */
+
+void changes_error(const struct changes *c, uint32_t i, struct slice why)
+{
+    fprintf(stderr, "%s:%u: module %s: %.*s\n", c->config_file, config_of(c, i)->line,
+            config_of(c, i)->name, (int)why.n, why.n ? (const char *)why.p : "");
+}
+
+static bool module_open(struct changes *c, uint32_t i, struct buf *why)
+{
+    struct changes_module *m = &c->modules[i];
+    struct slice file;
+    *m = (struct changes_module){.now.fd = -1, .before.fd = -1};
+    if (artifact_open(c->config, config_of(c, i), false, &m->now.fd, why) ||
+        artifact_source(config_of(c, i), &file, why))
+        return false;
+    hash(file, m->file);
+    artifact_source_free(file);
+    memcpy(m->now.version.sha256, m->file, sizeof(m->file));
+    m->now.version.since_ms = sys_wall_ms();
+    m->now.version.number = m->last = 1;
+    return true;
+}
+
+bool changes_open(struct changes *c, const struct config *config, const char *file,
+                  struct loop *loop)
+{
+    bool ok = true;
+    *c = (struct changes){.config = config, .config_file = file, .loop = loop, .worker = -1};
+    buf_init(&c->upload, (uint32_t)config->admin.module_size);
+    buf_init(&c->swapped, SAID_MAX);
+    buf_init(&c->failed, SAID_MAX);
+    c->timer.kind = LOOP_COMPILE;
+    c->modules = mem_alloc((config->n_modules + 1) * sizeof(*c->modules));
+    for (uint32_t i = 0; c->modules && i < config->n_modules; i++) {
+        struct buf why;
+        buf_init(&why, WHY_MAX);
+        if (!module_open(c, i, &why)) {
+            changes_error(c, i, buf_slice(&why));
+            ok = false;
+        }
+        buf_done(&why);
+    }
+    return c->modules && ok;
+}
+
+bool changes_send(struct changes *c, int to, uint32_t i)
+{
+    char text[VERSIONS_TEXT];
+    const struct changes_module *m = &c->modules[i];
+    control_versions_write(text, &m->now.version, &m->before.version);
+    return control_send(to, CONTROL_MODULE, i, text, m->now.fd);
+}
+
+bool changes_anew(struct changes *c, uint32_t i, struct buf *why)
+{
+    struct changes_module *m = &c->modules[i];
+    int fd;
+    if (!artifact_compiles(config_of(c, i)) || m->anew || m->last > 1)
+        return false;
+    m->anew = true;
+    if (artifact_open(c->config, config_of(c, i), true, &fd, why))
+        return false;
+    sys_close(m->now.fd);
+    m->now.fd = fd;
+    return true;
+}
+
+/* ---- a change ---- */
+
+static void next(struct changes *c);
+static void reload_next(struct changes *c, uint32_t i);
+
+static void upload_clear(struct changes *c)
+{
+    buf_clear(&c->upload, 0);
+    c->upload_over = false;
+}
+
+static void finish(struct changes *c)
+{
+    struct slice text = buf_slice(&c->failed);
+    c->state = CHANGE_IDLE;
+    if (!c->err && c->kind == CONTROL_RELOAD) {
+        enum err e = buf_append(&c->swapped, SLICE("]}\n"));
+        text = e ? SLICE_NONE : buf_slice(&c->swapped);
+    }
+    /* Where this can't be sent the worker is gone or lost, which ends it. */
+    if (c->worker >= 0)
+        (void)control_send_bytes(c->worker, c->answers ? CONTROL_ANSWER : CONTROL_CHANGED, c->err,
+                                 text);
+    buf_clear(&c->swapped, 0);
+    buf_clear(&c->failed, 0);
+    if (c->answers)
+        upload_clear(c);
+    next(c);
+}
+
+/* A module's change is over: a reload goes on with the next one. */
+static void module_done(struct changes *c)
+{
+    if (c->kind == CONTROL_RELOAD)
+        reload_next(c, c->module + 1);
+    else
+        finish(c);
+}
+
+static void module_failed(struct changes *c, enum err e, struct slice why)
+{
+    const char *name = config_of(c, c->module)->name;
+    if (log_begin(LOG_module_kept)) {
+        log_text("module", slice_str(name));
+        log_text("detail", why);
+        log_end();
+    }
+    c->err = e;
+    int shown = (int)MIN(why.n, (size_t)WHY_MAX);
+    if (buf_printf(&c->failed, "%s%.*s", c->failed.len ? "; " : "", shown,
+                   shown ? (const char *)why.p : ""))
+        c->err = e; /* no room for more reasons: they are in the log */
+    sys_close(c->next.fd);
+    c->next.fd = -1;
+    module_done(c);
+}
+
+/* The code is there: the worker loads it. A rollback's is the one before, kept where it is. */
+static void load(struct changes *c)
+{
+    char text[VERSIONS_TEXT];
+    struct changes_module *m = &c->modules[c->module];
+    const struct module_artifact *a = c->kind == CONTROL_ROLLBACK ? &m->before : &c->next;
+    c->state = CHANGE_LOAD;
+    control_versions_write(text, &a->version, &m->now.version);
+    if (c->worker < 0 || !control_send(c->worker, CONTROL_MODULE, c->module, text, a->fd))
+        module_failed(c, ERR_SYS, SLICE("no worker serves"));
+}
+
+static void compiled(struct changes *c, const struct sys_exit *end)
+{
+    struct buf why;
+    buf_init(&why, WHY_MAX);
+    wheel_cancel(&c->loop->wheel, &c->timer);
+    c->next.fd = -1;
+    enum err e = artifact_finish(config_of(c, c->module), &c->artifact, end, &c->next.fd, &why);
+    if (e)
+        module_failed(c, e, why.len ? buf_slice(&why) : slice_str(err_text(e)));
+    else
+        load(c);
+    buf_done(&why);
+}
+
+static void compile(struct changes *c, const struct slice *source, bool anew)
+{
+    struct buf why;
+    buf_init(&why, WHY_MAX);
+    c->state = CHANGE_COMPILE;
+    c->again = anew;
+    c->next.fd = -1;
+    enum err e = artifact_start(c->config, config_of(c, c->module), source, anew, &c->artifact,
+                                &why);
+    if (e) {
+        module_failed(c, e, why.len ? buf_slice(&why) : slice_str(err_text(e)));
+    } else if (c->artifact.pid) {
+        c->again = true; /* what weirc has just made is not made a second time */
+        wheel_set(&c->loop->wheel, &c->timer, COMPILE_MAX_MS);
+    } else {
+        compiled(c, &(struct sys_exit){.code = 0});
+    }
+    buf_done(&why);
+}
+
+/* The next version is made of source. */
+static void version_new(struct changes *c, struct slice source)
+{
+    struct changes_module *m = &c->modules[c->module];
+    c->next.version.number = m->last + 1;
+    hash(source, c->next.version.sha256);
+    c->next.version.since_ms = sys_wall_ms();
+}
+
+static void reload_next(struct changes *c, uint32_t i)
+{
+    for (; i < c->config->n_modules; i++) {
+        struct slice file;
+        struct buf why;
+        char sha256[17];
+        buf_init(&why, WHY_MAX);
+        c->module = i;
+        enum err e = artifact_source(config_of(c, i), &file, &why);
+        if (e) {
+            /* Which goes on with the next one. */
+            module_failed(c, e, buf_slice(&why));
+            buf_done(&why);
+            return;
+        }
+        buf_done(&why);
+        hash(file, sha256);
+        bool changed = strcmp(sha256, c->modules[i].file) != 0;
+        if (changed) {
+            version_new(c, file);
+            compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL, false);
+        }
+        artifact_source_free(file);
+        if (changed)
+            return;
+    }
+    finish(c);
+}
+
+static void loaded(struct changes *c)
+{
+    struct changes_module *m = &c->modules[c->module];
+    struct module_artifact old = m->now;
+    if (c->kind == CONTROL_ROLLBACK) {
+        m->now = m->before;
+    } else {
+        m->now = c->next;
+        m->last = c->next.version.number;
+        sys_close(m->before.fd);
+    }
+    m->before = old;
+    c->next.fd = -1;
+    if (c->kind == CONTROL_RELOAD) {
+        memcpy(m->file, m->now.version.sha256, sizeof(m->file));
+        if (buf_printf(&c->swapped, "%s\"%s\"", c->swapped.len > 12 ? "," : "",
+                       config_of(c, c->module)->name))
+            c->err = ERR_LIMIT; /* of the answer */
+    }
+    module_done(c);
+}
+
+static void refused(struct changes *c, struct slice why)
+{
+    bool again = c->kind == CONTROL_PUT && !c->again;
+    if (again) {
+        sys_close(c->next.fd);
+        struct slice source = buf_slice(&c->upload);
+        compile(c, &source, true);
+        return;
+    }
+    if (c->kind == CONTROL_ROLLBACK)
+        c->next.fd = -1;
+    module_failed(c, ERR_MODULE_REFUSED, why);
+}
+
+static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answers)
+{
+    struct slice source = buf_slice(&c->upload);
+    c->kind = kind;
+    c->module = module;
+    c->answers = answers;
+    c->err = ERR_NONE;
+    c->next.fd = -1;
+    if (kind == CONTROL_RELOAD) {
+        c->err = buf_append(&c->swapped, SLICE("{\"swapped\":["));
+        reload_next(c, 0);
+    } else if (kind == CONTROL_ROLLBACK && c->modules[module].before.fd < 0) {
+        c->err = ERR_MODULE_NO_VERSION;
+        finish(c);
+    } else if (kind == CONTROL_ROLLBACK) {
+        load(c);
+    } else if (c->upload_over) {
+        c->err = ERR_HTTP_BODY_SIZE;
+        finish(c);
+    } else {
+        version_new(c, source);
+        compile(c, &source, false);
+    }
+}
+
+static void next(struct changes *c)
+{
+    if (c->state != CHANGE_IDLE || c->worker < 0)
+        return;
+    if (c->asked) {
+        c->asked = false;
+        begin(c, c->asked_kind, c->asked_module, true);
+    } else if (c->reload) {
+        c->reload = false;
+        begin(c, CONTROL_RELOAD, 0, false);
+    }
+}
+
+/* ---- what happens meanwhile ---- */
+
+void changes_worker(struct changes *c, int control)
+{
+    c->worker = control;
+    if (control < 0) {
+        /* What it asked for goes on where it can, and nobody is told. */
+        c->asked = c->answers = false;
+        c->again = true;
+        upload_clear(c);
+        if (c->state == CHANGE_LOAD) {
+            if (c->kind == CONTROL_RELOAD)
+                c->module = c->config->n_modules - 1; /* the rest waits for another reload */
+            module_failed(c, ERR_SYS, SLICE("the worker died as it loaded it"));
+        }
+    }
+    next(c);
+}
+
+static void chunk(struct changes *c, struct slice bytes)
+{
+    if (!c->upload_over && buf_append(&c->upload, bytes))
+        c->upload_over = true;
+    (void)control_send(c->worker, CONTROL_MORE, 0, "", -1);
+}
+
+void changes_message(struct changes *c, const struct control *m)
+{
+    bool known = m->number < c->config->n_modules;
+    bool mine = c->state == CHANGE_LOAD && m->number == c->module;
+    /* Whoever asks waits for its answer: what comes before that is none of a worker of ours. */
+    bool free = !c->asked && !(c->state != CHANGE_IDLE && c->answers);
+    if (m->kind == CONTROL_LOADED && mine) {
+        loaded(c);
+    } else if (m->kind == CONTROL_REFUSED && mine) {
+        refused(c, slice_of(m->text, m->n));
+    } else if (m->kind == CONTROL_CHUNK && free) {
+        chunk(c, slice_of(m->text, m->n));
+    } else if ((m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||
+                m->kind == CONTROL_RELOAD) &&
+               free && (known || m->kind == CONTROL_RELOAD)) {
+        c->asked = true;
+        c->asked_kind = m->kind;
+        c->asked_module = m->number;
+        next(c);
+    }
+}
+
+void changes_reload(struct changes *c)
+{
+    c->reload = true;
+    next(c);
+}
+
+void changes_child(struct changes *c)
+{
+    struct sys_exit end;
+    if (c->state == CHANGE_COMPILE && c->artifact.pid && sys_wait(c->artifact.pid, &end))
+        compiled(c, &end);
+}
+
+void changes_timer(struct changes *c)
+{
+    if (c->state != CHANGE_COMPILE || !c->artifact.pid)
+        return;
+    c->artifact.late = true;
+    sys_kill(c->artifact.pid, true); /* its end is told as a child's */
+}
+
+void changes_stop(struct changes *c)
+{
+    struct sys_exit end;
+    c->worker = -1;
+    if (c->state != CHANGE_COMPILE || !c->artifact.pid)
+        return;
+    sys_kill(c->artifact.pid, true);
+    c->state = CHANGE_IDLE;
+    if (!sys_wait_for(c->artifact.pid, KILLED_MS, &end))
+        c->artifact.pid = 0;
+}

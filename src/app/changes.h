@@ -1,0 +1,71 @@
+/* The supervisor's side of modules: the versions that it hands to each worker, and their changes
+ * while one serves. One change runs at a time, and nothing here waits:
+ *
+ *          asked for              compiled, or in the cache       LOADED
+ *   IDLE --------------> COMPILE -----------------------> LOAD ------------> IDLE, or the next
+ *                          |     weirc fails, is too slow   | REFUSED          module of a reload
+ *                          +--------> IDLE <----------------+ the worker died
+ *
+ * The old version stays in force in every case but LOADED. */
+#ifndef WEIR_CHANGES_H
+#define WEIR_CHANGES_H
+
+#include "app/artifact.h"
+#include "app/control.h"
+#include "loop/loop.h"
+
+/* A version, and its code as a sealed memfd; -1: there is none. */
+struct module_artifact {
+    struct module_version version;
+    int fd;
+};
+
+struct changes_module {
+    struct module_artifact now, before;
+    uint32_t last; /* the highest number given to a version */
+    char file[17]; /* of the module's file as it was last taken: the first digits of its SHA-256 */
+    bool anew;     /* compiled in this run, as the cached code did not fit */
+};
+
+enum change_state { CHANGE_IDLE, CHANGE_COMPILE, CHANGE_LOAD };
+
+struct changes {
+    const struct config *config;
+    const char *config_file;
+    struct loop *loop;
+    struct changes_module *modules; /* as config->modules */
+    int worker;                     /* the control socket of one that serves; -1: none */
+    bool asked, reload;             /* what waits: by the worker; by a signal */
+    uint32_t asked_kind, asked_module;
+    struct buf upload; /* what is being PUT */
+    bool upload_over;  /* it was larger than that */
+
+    enum change_state state;
+    uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _RELOAD */
+    bool answers;  /* the worker asked */
+    bool again;    /* what the cache had was refused: compiled anew */
+    uint32_t module;
+    struct artifact artifact;
+    struct module_artifact next;
+    struct timer timer; /* of weirc */
+    enum err err;
+    struct buf swapped, failed; /* names as JSON; reasons as text */
+};
+
+/* Opens every module's code, or says every reason against it on standard error. */
+bool changes_open(struct changes *c, const struct config *config, const char *file,
+                  struct loop *loop);
+/* Sends module i to a worker that starts. */
+bool changes_send(struct changes *c, int to, uint32_t i);
+/* Compiles a module anew whose cached code does not fit; once. why: why not. */
+bool changes_anew(struct changes *c, uint32_t i, struct buf *why);
+void changes_error(const struct changes *c, uint32_t i, struct slice why);
+
+void changes_worker(struct changes *c, int control); /* one serves; -1: it has gone */
+void changes_message(struct changes *c, const struct control *m);
+void changes_reload(struct changes *c);
+void changes_child(struct changes *c); /* a child has ended, perhaps weirc */
+void changes_timer(struct changes *c);
+void changes_stop(struct changes *c);
+
+#endif

@@ -1,0 +1,136 @@
+#include "app/client.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/config.h"
+#include "sys/sys.h"
+
+enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20 };
+
+const char *client_address = CLIENT_ADDRESS;
+
+static json_t *fail(const char *what)
+{
+    fprintf(stderr, "%s: %s\n", client_address, what);
+    return NULL;
+}
+
+/* All that the gateway answers until it closes the connection. false: said. */
+static bool exchange(struct slice request, struct buf *answer)
+{
+    char host[64];
+    uint16_t port;
+    if (!config_address(client_address, host, &port))
+        return fail("--admin is ADDRESS:PORT");
+    int fd = sys_connect(host, port, TIMEOUT_MS);
+    if (fd < 0)
+        return fail(strerror(-fd));
+    ssize_t n = sys_send(fd, request);
+    while (n > 0) {
+        if (buf_reserve(answer, 4096))
+            n = -1;
+        else if ((n = sys_recv(fd, answer->p + answer->len, answer->cap - answer->len)) > 0)
+            answer->len += (uint32_t)n;
+    }
+    sys_close(fd);
+    if (n < 0 || !answer->len)
+        return fail("it did not answer");
+    return true;
+}
+
+/* The document of a 200; NULL: said. */
+static json_t *ask(const char *method, const char *path)
+{
+    char request[512];
+    struct buf answer;
+    unsigned status = 0;
+    json_t *doc = NULL;
+    buf_init(&answer, ANSWER_MAX);
+    int n = snprintf(request, sizeof(request),
+                     "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+                     method, path);
+    if (exchange(slice_of(request, (size_t)n), &answer)) {
+        const char *end = memmem(answer.p, answer.len, "\r\n\r\n", 4);
+        size_t head = end ? (size_t)(end - (const char *)answer.p) + 4 : answer.len;
+        if (buf_append(&answer, slice_of("", 1)) == ERR_NONE && end)
+            (void)sscanf((const char *)answer.p, "HTTP/1.1 %u ", &status);
+        doc = json_loadb((const char *)answer.p + head, answer.len - head, JSON_DISABLE_EOF_CHECK,
+                         NULL);
+        if (!doc)
+            fail("it answered what is no JSON");
+    }
+    if (doc && status != 200) {
+        const char *detail = json_string_value(json_object_get(doc, "detail"));
+        fail(detail ? detail : "it refused");
+        json_decref(doc);
+        doc = NULL;
+    }
+    buf_done(&answer);
+    return doc;
+}
+
+static const char *text(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "-";
+}
+
+static void print_module(const json_t *m)
+{
+    const json_t *versions = json_object_get(m, "versions"), *v;
+    size_t i;
+    json_array_foreach(versions, i, v)
+        printf("%-20s %7" JSON_INTEGER_FORMAT "  %-16s  %-20s  %-7s  %-8s %9" JSON_INTEGER_FORMAT
+               " %7" JSON_INTEGER_FORMAT "\n",
+               text(m, "name"), json_integer_value(json_object_get(v, "version")),
+               text(v, "sha256"), text(v, "loaded_at"), text(m, "engine"), text(v, "state"),
+               json_integer_value(json_object_get(v, "events")),
+               json_integer_value(json_object_get(v, "running")));
+}
+
+int client_modules(void)
+{
+    json_t *doc = ask("GET", "modules");
+    const json_t *m;
+    size_t i;
+    if (!doc)
+        return EXIT_FAILURE;
+    printf("%-20s %7s  %-16s  %-20s  %-7s  %-8s %9s %7s\n", "NAME", "VERSION", "SHA256", "SINCE",
+           "ENGINE", "STATE", "EVENTS", "RUNNING");
+    json_array_foreach(json_object_get(doc, "modules"), i, m) print_module(m);
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}
+
+int client_reload(void)
+{
+    json_t *doc = ask("POST", "reload");
+    const json_t *name;
+    size_t i;
+    if (!doc)
+        return EXIT_FAILURE;
+    json_array_foreach(json_object_get(doc, "swapped"), i, name)
+        printf("%s: another version is in force\n", json_string_value(name));
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}
+
+int client_rollback(const char *module)
+{
+    char path[128];
+    if (strlen(module) > 64 || strpbrk(module, "/ \r\n?#%")) {
+        fail("no such name");
+        return EXIT_FAILURE;
+    }
+    snprintf(path, sizeof(path), "modules/%s/rollback", module);
+    json_t *doc = ask("POST", path);
+    if (!doc)
+        return EXIT_FAILURE;
+    printf("%s: version %" JSON_INTEGER_FORMAT " is in force\n", module,
+           json_integer_value(json_object_get(doc, "version")));
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}

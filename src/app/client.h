@@ -1,0 +1,13 @@
+/* What the command line asks of a gateway that runs, through its admin listener. */
+#ifndef WEIR_CLIENT_H
+#define WEIR_CLIENT_H
+
+#define CLIENT_ADDRESS "127.0.0.1:6060"
+extern const char *client_address;
+
+/* Exit statuses: 0, or 1 with the reason on standard error. */
+int client_modules(void);
+int client_reload(void);
+int client_rollback(const char *module);
+
+#endif

@@ -1,0 +1,152 @@
+/* Versions of modules. A new one is loaded beside the old one and tried; then new events run it,
+ * and the old one goes with the last event that names it.
+ *
+ *   MODULE -> loaded -> trial (an instance is made) -> in force -> replaced -> last event ->
+ * unloaded |         |                                          ^
+ *               +---------+--- REFUSED: it is never in force --------+ */
+#include "app/gateway.h"
+#include "base/log.h"
+
+static const struct config_module *config_of(const struct gateway *gw, const struct module_code *c)
+{
+    return &gw->config.modules[c->guest.number];
+}
+
+static void log_version(enum log_event event, const struct gateway *gw, const struct module_code *c)
+{
+    if (!log_begin(event))
+        return;
+    log_text("module", slice_str(c->guest.name));
+    log_number("version", c->version.number);
+    log_text("sha256", slice_str(c->version.sha256));
+    log_text("engine", slice_str(config_of(gw, c)->engine));
+    log_text("instance", slice_str(c->guest.actor        ? "kept"
+                                   : c->guest.restorable ? "restored"
+                                                         : "made anew"));
+    log_end();
+}
+
+/* Takes fd. */
+static enum err code_load(struct gateway *gw, uint32_t number, int fd, const char *versions,
+                          struct module_code **out, struct buf *why)
+{
+    struct module_code *c = mem_alloc(sizeof(*c));
+    if (!c) {
+        sys_close(fd);
+        return ERR_NO_MEMORY;
+    }
+    memset(c, 0, sizeof(*c));
+    list_init(&c->node);
+    gateway_module_init(&gw->config, number, &c->guest);
+    control_versions_read(versions, &c->version, &c->before);
+    bool pulley = strcmp(gw->config.modules[number].engine, "pulley") == 0;
+    enum err e = guest_load(&gw->guests, &c->guest, pulley, fd, why);
+    if (!e && (e = gateway_module_check(&gw->config, number, &c->guest, why)) != ERR_NONE)
+        guest_unload(&c->guest);
+    if (e) {
+        mem_free(c, sizeof(*c));
+        return e;
+    }
+    *out = c;
+    return ERR_NONE;
+}
+
+enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *versions,
+                      struct buf *why)
+{
+    struct module_code *c;
+    enum err e = code_load(gw, number, fd, versions, &c, why);
+    if (e)
+        return e;
+    gw->states[number].code = c;
+    log_version(LOG_module_loaded, gw, c);
+    return ERR_NONE;
+}
+
+static void replace(struct gateway *gw, struct module_code *c)
+{
+    list_append(&gw->replaced, &c->node);
+    metrics.module_versions_replaced++;
+}
+
+static void refuse(uint32_t number, struct slice why)
+{
+    control_send_bytes(SYS_CONTROL_FD, CONTROL_REFUSED, number, why);
+}
+
+/* The trial's end. */
+static void tried(struct guest_call *call, enum err e)
+{
+    struct event *ev = CONTAINER_OF(call, struct event, call);
+    struct gateway *gw = ev->gw;
+    struct module_code *c = CONTAINER_OF(call->module, struct module_code, guest);
+    uint32_t number = c->guest.number;
+    if (e) {
+        refuse(number, ev->copy.len ? buf_slice(&ev->copy) : slice_str(err_text(e)));
+        c->version.number = 0;
+        replace(gw, c);
+    } else {
+        replace(gw, gw->states[number].code);
+        gw->states[number].code = c;
+        metrics.module_swaps_total++;
+        log_version(LOG_module_swapped, gw, c);
+        control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
+    }
+    event_free(ev);
+}
+
+/* Whether an actor of an older version has an event yet: its instance's place is taken. */
+static bool actor_lingers(const struct gateway *gw, uint32_t number)
+{
+    for (const struct list *n = gw->replaced.next; n != &gw->replaced; n = n->next) {
+        const struct module_code *c = CONTAINER_OF(n, struct module_code, node);
+        if (c->guest.number == number && c->guest.actor && c->guest.refs)
+            return true;
+    }
+    return false;
+}
+
+void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions)
+{
+    struct module_code *c = NULL;
+    struct buf why;
+    if (actor_lingers(gw, number)) {
+        sys_close(fd);
+        refuse(number, SLICE("an event of the version before the present one still runs"));
+        return;
+    }
+    buf_init(&why, 8192);
+    enum err e = code_load(gw, number, fd, versions, &c, &why);
+    struct event *ev = e ? NULL : event_new(gw, NULL, GUEST_EXPORTS, &c->guest, c->guest.begin);
+    if (ev) {
+        ev->call.frame.n_results = 0;
+        ev->call.done = tried;
+        e = event_queue(ev);
+    } else if (!e) {
+        e = ERR_NO_MEMORY;
+    }
+    if (e) {
+        refuse(number, why.len ? buf_slice(&why) : slice_str(err_text(e)));
+        if (c) {
+            c->version.number = 0;
+            replace(gw, c);
+        }
+    }
+    buf_done(&why);
+}
+
+void modules_reap(struct gateway *gw)
+{
+    for (struct list *n = gw->replaced.next, *next; n != &gw->replaced; n = next) {
+        struct module_code *c = CONTAINER_OF(n, struct module_code, node);
+        next = n->next;
+        if (c->guest.refs)
+            continue;
+        list_remove(n);
+        if (c->version.number) /* it was in force */
+            log_version(LOG_module_unloaded, gw, c);
+        guest_unload(&c->guest);
+        mem_free(c, sizeof(*c));
+        metrics.module_versions_replaced--;
+    }
+}
