@@ -171,19 +171,17 @@ static void compiled(struct changes *c, const struct sys_exit *end)
     buf_done(&why);
 }
 
-static void compile(struct changes *c, const struct slice *source, bool anew)
+static void compile(struct changes *c, const struct slice *source)
 {
     struct buf why;
     buf_init(&why, WHY_MAX);
     c->state = CHANGE_COMPILE;
-    c->again = anew;
     c->next.fd = -1;
-    enum err e = artifact_start(c->config, config_of(c, c->module), source, anew, &c->artifact,
+    enum err e = artifact_start(c->config, config_of(c, c->module), source, false, &c->artifact,
                                 &why);
     if (e) {
         module_failed(c, e, why.len ? buf_slice(&why) : slice_str(err_text(e)));
     } else if (c->artifact.pid) {
-        c->again = true; /* what weirc has just made is not made a second time */
         wheel_set(&c->loop->wheel, &c->timer, COMPILE_MAX_MS);
     } else {
         compiled(c, &(struct sys_exit){.code = 0});
@@ -220,7 +218,7 @@ static void reload_next(struct changes *c, uint32_t i)
         bool changed = strcmp(sha256, c->modules[i].file) != 0;
         if (changed) {
             version_new(c, file);
-            compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL, false);
+            compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL);
         }
         artifact_source_free(file);
         if (changed)
@@ -251,20 +249,6 @@ static void loaded(struct changes *c)
     module_done(c);
 }
 
-static void refused(struct changes *c, struct slice why)
-{
-    bool again = c->kind == CONTROL_PUT && !c->again;
-    if (again) {
-        sys_close(c->next.fd);
-        struct slice source = buf_slice(&c->upload);
-        compile(c, &source, true);
-        return;
-    }
-    if (c->kind == CONTROL_ROLLBACK)
-        c->next.fd = -1;
-    module_failed(c, ERR_MODULE_REFUSED, why);
-}
-
 static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answers)
 {
     struct slice source = buf_slice(&c->upload);
@@ -286,7 +270,7 @@ static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answer
         finish(c);
     } else {
         version_new(c, source);
-        compile(c, &source, false);
+        compile(c, &source);
     }
 }
 
@@ -311,7 +295,6 @@ void changes_worker(struct changes *c, int control)
     if (control < 0) {
         /* What it asked for goes on where it can, and nobody is told. */
         c->asked = c->answers = false;
-        c->again = true;
         upload_clear(c);
         if (c->state == CHANGE_LOAD) {
             if (c->kind == CONTROL_RELOAD)
@@ -338,7 +321,7 @@ void changes_message(struct changes *c, const struct control *m)
     if (m->kind == CONTROL_LOADED && mine) {
         loaded(c);
     } else if (m->kind == CONTROL_REFUSED && mine) {
-        refused(c, slice_of(m->text, m->n));
+        module_failed(c, ERR_MODULE_REFUSED, slice_of(m->text, m->n));
     } else if (m->kind == CONTROL_CHUNK && free) {
         chunk(c, slice_of(m->text, m->n));
     } else if ((m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||

@@ -43,7 +43,6 @@ struct changes {
     enum change_state state;
     uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _RELOAD */
     bool answers;  /* the worker asked */
-    bool again;    /* what the cache had was refused: compiled anew */
     uint32_t module;
     struct artifact artifact;
     struct module_artifact next;

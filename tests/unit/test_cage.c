@@ -231,11 +231,53 @@ static long try_writable_code(void)
     return map(PROT_READ | PROT_WRITE | PROT_EXEC);
 }
 
-static long try_executable_page(void)
+static long protect(int protection)
 {
     static char page[8192];
     char *at = (char *)(((uintptr_t)page + 4095) & ~(uintptr_t)4095);
-    return mprotect(at, 4096, PROT_READ | PROT_EXEC);
+    return mprotect(at, 4096, protection);
+}
+
+static long try_writable_page(void)
+{
+    return protect(PROT_READ | PROT_WRITE | PROT_EXEC);
+}
+
+static long try_unreadable_page(void)
+{
+    return protect(PROT_EXEC);
+}
+
+static long try_growing_page(void)
+{
+    return protect(PROT_READ | PROT_EXEC | PROT_GROWSDOWN);
+}
+
+static long try_stat(void)
+{
+    struct statx st;
+    return statx(AT_FDCWD, "/etc/passwd", 0, STATX_SIZE, &st);
+}
+
+static int code_file; /* made before the cage is entered, as the supervisor makes it */
+
+/* What loading a module takes: it is mapped to be written, then its code to be run. */
+static long load_module(void)
+{
+    struct statx st;
+    if (statx(code_file, "", AT_EMPTY_PATH, STATX_SIZE, &st) < 0 || st.stx_size != 8192)
+        return -1;
+    char *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, code_file, 0);
+    if (p == MAP_FAILED)
+        return -1;
+    p[0] = 1;
+    return mprotect(p, 4096, PROT_READ | PROT_EXEC) || mprotect(p + 4096, 4096, PROT_READ) ||
+           munmap(p, 8192);
+}
+
+static long map_code(void)
+{
+    return mmap(NULL, 8192, PROT_READ | PROT_EXEC, MAP_PRIVATE, code_file, 0) == MAP_FAILED;
 }
 
 static long try_other_ioctl(void)
@@ -362,7 +404,10 @@ static void what_is_not_listed_ends_the_process_and_is_named(void **state)
                 {try_memfd, "memfd_create"},
                 {try_executable_map, "mmap"},
                 {try_writable_code, "mmap"},
-                {try_executable_page, "mprotect"},
+                {try_writable_page, "mprotect"},
+                {try_unreadable_page, "mprotect"},
+                {try_growing_page, "mprotect"},
+                {try_stat, "statx"},
                 {try_other_ioctl, "ioctl"},
                 {try_sigsys_handler, "rt_sigaction"},
                 {try_prctl, "prctl"},
@@ -380,6 +425,16 @@ static void what_is_not_listed_ends_the_process_and_is_named(void **state)
         assert_non_null(strstr(r.said, "\"event\":\"sandbox_violation\""));
         assert_string_equal(strchr(r.said, '}'), "}\n");
     }
+}
+
+static void a_module_can_be_loaded_later(void **state)
+{
+    (void)state;
+    code_file = memfd_create("code", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(code_file, 8192), 0);
+    assert_int_equal(run(SYS_CAGE_ALL, load_module).code, WORKED);
+    assert_int_equal(run(SYS_CAGE_ALL, map_code).signal, SIGSYS);
+    close(code_file);
 }
 
 /* With seccomp, blocking its signal saves nobody. */
@@ -604,6 +659,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_not_listed_ends_the_process_and_is_named),
+        cmocka_unit_test(a_module_can_be_loaded_later),
         cmocka_unit_test(a_blocked_signal_kills_as_well),
         cmocka_unit_test(the_time_of_a_violation_is_now),
         cmocka_unit_test(other_layers_stand_alone),
