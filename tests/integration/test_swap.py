@@ -232,7 +232,7 @@ def test_reload(start, files):
     assert r.returncode == 1 and "expected" in r.stderr and letter(w) == "d"
     (files / "echo.wat").unlink()
     problem(w.get("/api/v1/reload", admin=True, method="POST", body=""), 422, "MODULE_REFUSED")
-    assert letter(w) == "d" and len(w.logs("module_kept")) == 2
+    assert letter(w) == "d" and len(w.wait_logs("module_kept", n=2)) == 2
     assert w.metric("module_changes_failed_total") == 2
 
 
