@@ -116,6 +116,7 @@ struct guest_module {
     struct guest_function *functions;
     uint32_t n_functions, functions_max;
     bool handlers;       /* it exports an on_ function or _start: not for /api/exec by itself */
+    bool ready_first;    /* of the next turn: a suspended call before one that waits */
     uint32_t running;    /* calls that have an instance */
     struct list ready;   /* calls whose slice was used up */
     struct list waiting; /* calls without an instance yet */

@@ -6,7 +6,7 @@
 #include "guest/guest_instance.h"
 #include "sys/sys.h"
 
-enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000 };
+enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000, TURN_NS = 1000000 };
 enum { QUEUE_OWN = 64 };    /* room in the queue for calls that no peer waits for */
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
@@ -316,6 +316,7 @@ static void take_waiting(struct guests *g, struct guest_module *m)
         metrics.guest_deadlines_total++;
         g->ops.failed(c, ERR_GUEST_TIMEOUT, slice_str("it waited too long for its turn"));
         c->done(c, ERR_GUEST_TIMEOUT);
+        g->clock_ns = sys_now_ns();
     } else if (start(g, c)) {
         step(g, c);
     } else {
@@ -323,16 +324,24 @@ static void take_waiting(struct guests *g, struct guest_module *m)
     }
 }
 
-/* One slice of a module. false: it has none that could run now. */
+/* A slice of a module: one call for all of it, or as many short ones as fit, so that modules share
+ * time rather than calls. Suspended and waiting calls are first in turns. false: none could run. */
 static bool turn(struct guests *g, struct guest_module *m)
 {
-    if (!list_empty(&m->waiting) && slot_free(g, m))
-        take_waiting(g, m);
-    else if (!list_empty(&m->ready))
-        step(g, CONTAINER_OF(list_pop(&m->ready), struct guest_call, node));
-    else
-        return false;
-    return true;
+    uint64_t start_ns = sys_now_ns();
+    bool ran = false;
+    m->ready_first = !m->ready_first;
+    do {
+        bool ready = !list_empty(&m->ready), waiting = !list_empty(&m->waiting) && slot_free(g, m);
+        if (waiting && !(ready && m->ready_first))
+            take_waiting(g, m);
+        else if (ready)
+            step(g, CONTAINER_OF(list_pop(&m->ready), struct guest_call, node));
+        else
+            break;
+        ran = true;
+    } while (!spent(g) && !throttled(g, m) && g->clock_ns - start_ns < TURN_NS);
+    return ran;
 }
 
 bool guests_run(struct guests *g)

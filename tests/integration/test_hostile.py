@@ -488,6 +488,24 @@ def test_modules_that_fill_all_slots_leave_one_to_each_other(start):
         b.close()
 
 
+def test_modules_share_time_rather_than_calls(start):
+    """400 short calls of a module, of which one long one is suspended so that they wait for its turn,
+    beside endless ones of another: a turn holds many of them, not one beside each slice of the other."""
+    w = start({"drain": "100ms", "modules": {**hostile_modules(1), "types": {"path": guest("types"), "limits": PATIENT}},
+               "routes": [{"path": "/m0", "http": {"module": "m0"}}]})
+    with ExitStack() as stack:
+        stack.enter_context(w.raw()).send(ask("/m0?Hs"))
+        stack.enter_context(w.raw()).send(exec_request("types/endless"))
+        w.wait_metric("guests_running", 2)
+        conns = [stack.enter_context(w.raw()) for _ in range(400)]
+        slices = w.metric("guest_slices_total")
+        for i, c in enumerate(conns):
+            c.send(exec_request("types/id32", f"[{i}]"))
+        for i, c in enumerate(conns):
+            assert c.response().body == b"%d\n" % i
+        assert w.metric("guest_slices_total") - slices < 300
+
+
 def test_a_module_that_fills_the_queue_leaves_room_to_others(start):
     """Its events wait by the thousand. Another module's ends and timers are told, and more of its
     requests than it may run at once are served."""
