@@ -22,6 +22,7 @@ def cell(**more):
 
 
 MODULES = {"a": cell(), "b": cell(), "portable": cell(engine="pulley"),
+           "actor": cell(instance="module"), "portable-actor": cell(instance="module", engine="pulley"),
            "friend": cell(space="shared"), "fellow": cell(space="shared")}
 CONFIG = {"modules": MODULES, "routes": [{"path": f"/{m}", "websocket": {"module": m}} for m in MODULES]}
 
@@ -128,6 +129,28 @@ def test_between_events(modules, row):
             assert m.read(row, what) == (what if row in HOST else None)
             m.close()
             m.run("forget")
+
+
+@EACH
+def test_between_events_of_one_instance(modules, row):
+    """instance: module keeps all, until an event does not end well: then its instance is new, and what
+    the host keeps is not touched."""
+    for name in ("actor", "portable-actor"):
+        m = modules[name]
+
+        def fails():
+            problem(m.weir.post(f"/api/exec/{name}/dirty", "[99,1]"), 500, "GUEST_TRAP")
+
+        fails()
+        if row in INSTANCE:
+            assert m.read(row, V) is None
+        what = m.write(row)
+        if row != "timers":
+            for _ in range(2):
+                assert m.read(row, what) == (3 if row == "tables" else what)
+        fails()
+        assert m.read(row, what) == (what if row in HOST else None)
+        m.close()
 
 
 @contextmanager
@@ -247,6 +270,7 @@ def test_after_reuse_of_a_slot(one_slot, row):
 
 COLUMNS = {"two modules": test_between_modules, "two instances of one module": test_between_instances,
            "two events, `instance: event`": test_between_events,
+           "two events, `instance: module`": test_between_events_of_one_instance,
            "two engines": test_between_engines, "two workers": test_between_workers,
            "a reused slot": test_after_reuse_of_a_slot}
 
