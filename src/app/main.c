@@ -6,6 +6,7 @@
 #include "app/client.h"
 #include "app/config.h"
 #include "app/docs.h"
+#include "app/inspect.h"
 #include "app/scaffold.h"
 #include "app/supervisor.h"
 #include "app/worker.h"
@@ -74,6 +75,8 @@ static const struct command {
     {"new", "NAME --lang LANG", "", "make a guest's project; LANG: c, rust, go or as", NULL,
      scaffold_new},
     {"dev", "", "", "build and serve the project here, again at each change", NULL, scaffold_dev},
+    {"inspect", "MODULE", NULL, "say what a module imports, exports and is, and whether it loads",
+     inspect_run, NULL},
     {"modules", "", "", "list the modules of a gateway that runs, and their versions",
      command_modules, NULL},
     {"reload", "", "", "put modules in force whose files have changed; as SIGHUP does",
@@ -123,7 +126,7 @@ int main(int argc, char **argv)
         }
         if (c->run_all)
             return c->run_all(argc - 2, argv + 2);
-        if (argc == 2 || (argc == 3 && c->arg && c->arg[0] && argv[2][0] != '-'))
+        if ((argc == 2 && c->otherwise) || (argc == 3 && c->arg && c->arg[0] && argv[2][0] != '-'))
             return c->run(argc == 3 ? argv[2] : c->otherwise);
         break;
     }

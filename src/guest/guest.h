@@ -200,9 +200,14 @@ bool guest_wasi_imports(struct slice module, struct slice name);
 const char *guest_wasi_answer(struct slice name);
 enum err guest_wasi_docs(struct buf *out) MUST_USE; /* rows of a table */
 
+/* Appends what compiled code, which it takes, imports and exports; or why it can't be loaded. */
+enum err guest_inspect(struct guests *g, bool pulley, int fd, struct buf *out) MUST_USE;
+
 bool guest_export_returns(enum guest_export x); /* an i32 */
 
 /* Between the files of guest/. */
+enum err guest_engine(struct guests *g, bool pulley,
+                      struct buf *why) MUST_USE; /* made if need be */
 enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why) MUST_USE;
 enum err guest_host_allow(const struct guest_module *m, struct buf *why) MUST_USE;
 struct slice guest_memory_of(const struct guest_call *c, wasmtime_caller_t *caller);

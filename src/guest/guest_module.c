@@ -61,7 +61,7 @@ void guest_module_init(struct guest_module *m, const char *name)
     list_init(&m->kept);
 }
 
-static enum err engine_make(struct guests *g, bool pulley, struct buf *why)
+enum err guest_engine(struct guests *g, bool pulley, struct buf *why)
 {
     if (g->engines[pulley])
         return ERR_NONE;
@@ -174,7 +174,7 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
 {
     m->guests = g;
     m->pulley = pulley;
-    enum err e = engine_make(g, pulley, why);
+    enum err e = guest_engine(g, pulley, why);
     if (e) {
         sys_close(fd);
         return e;

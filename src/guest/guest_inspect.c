@@ -1,0 +1,116 @@
+/* What a module asks for and offers, in words: `weir inspect`. */
+#include "guest/guest.h"
+
+static enum err types(struct buf *out, const wasm_valtype_vec_t *v)
+{
+    static const char *const names[] = {
+        [WASM_I32] = "i32", [WASM_I64] = "i64", [WASM_F32] = "f32", [WASM_F64] = "f64"};
+    enum err e = ERR_NONE;
+    for (size_t i = 0; i < v->size && !e; i++) {
+        wasm_valkind_t kind = wasm_valtype_kind(v->data[i]);
+        e = buf_printf(out, "%s%s", i ? ", " : "", kind <= WASM_F64 ? names[kind] : "other");
+    }
+    return e;
+}
+
+static enum err type(struct buf *out, const wasm_externtype_t *t)
+{
+    const wasm_functype_t *f = wasm_externtype_as_functype_const(t);
+    const wasm_memorytype_t *m = wasm_externtype_as_memorytype_const(t);
+    if (m) {
+        const wasm_limits_t *l = wasm_memorytype_limits(m);
+        bool bounded = l->max != UINT32_MAX;
+        return buf_printf(out, "memory, %u to %s%.0u pages of 64 KiB", l->min,
+                          bounded ? "" : "any number of", bounded ? l->max : 0);
+    }
+    if (!f)
+        return buf_printf(out, "%s",
+                          wasm_externtype_kind(t) == WASM_EXTERN_TABLE    ? "table"
+                          : wasm_externtype_kind(t) == WASM_EXTERN_GLOBAL ? "global"
+                                                                          : "other");
+    enum err e = buf_printf(out, "(");
+    e = e ? e : types(out, wasm_functype_params(f));
+    e = e ? e : buf_printf(out, ") -> (");
+    e = e ? e : types(out, wasm_functype_results(f));
+    return e ? e : buf_printf(out, ")");
+}
+
+static enum err imports(struct buf *out, const wasmtime_module_t *module)
+{
+    wasm_importtype_vec_t v;
+    wasmtime_module_imports(module, &v);
+    enum err e = buf_printf(out, "imports%s\n", v.size ? "" : ": none");
+    for (size_t i = 0; i < v.size && !e; i++) {
+        const wasm_name_t *from = wasm_importtype_module(v.data[i]);
+        const wasm_name_t *name = wasm_importtype_name(v.data[i]);
+        struct slice s = slice_of(name->data, name->size);
+        bool wasi = guest_wasi_imports(slice_of(from->data, from->size), s);
+        const char *answer = wasi ? guest_wasi_answer(s) : NULL;
+        e = buf_printf(out, "  %.*s.%.*s ", (int)from->size, from->data, (int)name->size,
+                       name->data);
+        e = e ? e : type(out, wasm_importtype_type(v.data[i]));
+        e = e ? e : buf_printf(out, "%s%s\n", answer ? ": " : "", answer ? answer : "");
+    }
+    wasm_importtype_vec_delete(&v);
+    return e;
+}
+
+/* What weirc adds is none of the module's. */
+static bool own(const wasm_name_t *name)
+{
+    return name->size > 5 && memcmp(name->data, "weir:", 5) == 0;
+}
+
+static bool is(const wasm_name_t *name, const char *s)
+{
+    return slice_eq(slice_of(name->data, name->size), slice_str(s));
+}
+
+static enum err exports(struct buf *out, const wasmtime_module_t *module)
+{
+    wasm_exporttype_vec_t v;
+    bool handlers = false, command = false, reactor = false, snapshot = false, restored = false;
+    wasmtime_module_exports(module, &v);
+    enum err e = buf_printf(out, "exports%s\n", v.size ? "" : ": none");
+    for (size_t i = 0; i < v.size && !e; i++) {
+        const wasm_name_t *name = wasm_exporttype_name(v.data[i]);
+        handlers |= name->size > 3 && memcmp(name->data, "on_", 3) == 0;
+        command |= is(name, "_start");
+        reactor |= is(name, "_initialize");
+        snapshot |= is(name, "weir:snapshot");
+        restored |= is(name, "weir:restore");
+        if (own(name))
+            continue;
+        e = buf_printf(out, "  %.*s ", (int)name->size, name->data);
+        e = e ? e : type(out, wasm_exporttype_type(v.data[i]));
+        e = e ? e : buf_printf(out, "\n");
+    }
+    wasm_exporttype_vec_delete(&v);
+    e = e ? e
+          : buf_printf(out, "kind: %s%s\n",
+                       handlers  ? "handlers of weir_v1"
+                       : command ? "a WASI command"
+                                 : "functions for /api/exec",
+                       snapshot  ? ", stored initialised"
+                       : reactor ? ", initialised in each instance"
+                                 : "");
+    return e ? e : buf_printf(out, "instances: %s\n", restored ? "restored" : "made anew");
+}
+
+enum err guest_inspect(struct guests *g, bool pulley, int fd, struct buf *out)
+{
+    char *text = NULL;
+    enum err e = guest_engine(g, pulley, out);
+    if (e)
+        return e;
+    wasmtime_module_t *module = weir_module_load(g->engines[pulley], fd, &text);
+    if (!module) {
+        e = buf_printf(out, "%s", text);
+        weir_text_delete(text);
+        return e ? e : ERR_MODULE_REFUSED;
+    }
+    e = imports(out, module);
+    e = e ? e : exports(out, module);
+    wasmtime_module_delete(module);
+    return e;
+}
