@@ -11,7 +11,7 @@
 #include "guest/guest.h"
 
 enum { MODULE_MAX = 64 << 20 };
-static const char WEIRC_MAKES[] = "1";
+static const char WEIRC_MAKES[] = "2";
 
 static enum err refuse(struct buf *why, const char *path, const char *what)
 {
@@ -51,15 +51,15 @@ static void cache_key(struct slice wasm, const struct config_module *m,
 {
     SHA2_CTX sha;
     const char *version = guest_engine_version(), *cpu = sys_cpu_features();
-    static const char form[] = "restorable modules are marked"; /* what weirc does beside */
     SHA256Init(&sha);
-    SHA256Update(&sha, (const uint8_t *)form, sizeof(form));
     SHA256Update(&sha, (const uint8_t *)version, strlen(version) + 1);
     SHA256Update(&sha, (const uint8_t *)m->engine, strlen(m->engine) + 1);
     SHA256Update(&sha, (const uint8_t *)m->snapshot, strlen(m->snapshot) + 1);
     SHA256Update(&sha, (const uint8_t *)&m->limits.memory, sizeof(m->limits.memory));
     SHA256Update(&sha, (const uint8_t *)cpu, strlen(cpu) + 1);
     SHA256Update(&sha, (const uint8_t *)WEIRC_MAKES, sizeof(WEIRC_MAKES));
+    for (uint32_t i = 0; i < m->n_env; i++)
+        SHA256Update(&sha, (const uint8_t *)m->env[i], strlen(m->env[i]) + 1);
     SHA256Update(&sha, wasm.p, wasm.n);
     SHA256End(&sha, out);
 }
@@ -102,8 +102,14 @@ static enum err compile(const struct config_module *m, struct artifact *a, struc
     const char *snapshot = strcmp(m->snapshot, "yes") == 0  ? "--snapshot"
                            : strcmp(m->snapshot, "no") == 0 ? "--no-snapshot"
                                                             : NULL;
-    const char *argv[] = {"weirc",   in_path(m, a), "-o",   a->path,  "--engine",
-                          m->engine, "--memory",    memory, snapshot, NULL};
+    const char *argv[10 + 2 * CONFIG_ENV_MAX] = {"weirc",    in_path(m, a), "-o",       a->path,
+                                                 "--engine", m->engine,     "--memory", memory};
+    size_t n = 8;
+    for (uint32_t i = 0; i < m->n_env; i++) { /* what an initialisation sees of it is stored */
+        argv[n++] = "--env";
+        argv[n++] = m->env[i];
+    }
+    argv[n] = snapshot;
     int errors[2];
     if (sys_pipe(errors) < 0)
         return refuse(why, weirc, strerror(errno));

@@ -81,7 +81,7 @@ static bool env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, voi
 
 static const struct reader_map env_map = {.noun = "variable",
                                           .form = "NAME: value",
-                                          .most = READER_TEXTS_MAX,
+                                          .most = CONFIG_ENV_MAX,
                                           .rows = reader_no_rows,
                                           .extra = env_read};
 

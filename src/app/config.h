@@ -34,7 +34,7 @@ struct config_module {
 };
 #undef CFG
 
-enum { CONFIG_ENV_NAME_MAX = 128 };
+enum { CONFIG_ENV_NAME_MAX = 128, CONFIG_ENV_MAX = 64 }; /* variables of a module */
 
 enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
 enum route_handler { HANDLER_NONE, HANDLER_ECHO, HANDLER_PUBSUB }; /* built in */

@@ -426,7 +426,7 @@ class Weir:
             t.start()
         if ready:
             try:
-                wait_for("/readyz answers 200", self._is_ready, timeout=30)
+                wait_for("/readyz answers 200", self._is_ready, timeout=90)
                 if self.config.get("log_level", "info") in ("debug", "info"):
                     self.wait_log("worker_ready")  # and all that was logged before it
             except BaseException:
