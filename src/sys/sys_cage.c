@@ -70,7 +70,7 @@ static int limits_compiler(const struct sys_cage_compiler *c)
     } rows[] = {{RLIMIT_CORE, 0},
                 {RLIMIT_CPU, c->cpu_s},
                 {RLIMIT_FSIZE, c->file_max},
-                {RLIMIT_DATA, c->data_max},
+                {RLIMIT_DATA, SANITIZED ? RLIM_INFINITY : c->data_max}, /* shadow memory is data */
                 {RLIMIT_NOFILE, 64}};
     int e = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
