@@ -105,7 +105,8 @@ int scaffold_new(int argc, char **argv)
 
 struct dev {
     char self[SYS_PATH_MAX];
-    pid_t gateway; /* 0: there is none */
+    pid_t gateway;            /* 0: there is none */
+    uint64_t modules, config; /* stamps of what it was told to serve; of nothing: 0 */
     int signals, poller;
 };
 
@@ -128,8 +129,7 @@ static void stop(struct dev *d)
     d->gateway = 0;
 }
 
-/* The gateway serves what was built. */
-static void swap(struct dev *d)
+static void serve(struct dev *d)
 {
     const char *argv[] = {"weir", "serve", "weir.yaml", NULL};
     stop(d);
@@ -140,6 +140,20 @@ static void swap(struct dev *d)
         fprintf(stderr, "weir dev: the gateway can't be started\n");
 }
 
+/* What was built gets served: modules are swapped under a gateway that runs, its connections stay;
+ * another configuration wants another gateway. */
+static void swap(struct dev *d)
+{
+    uint64_t modules = sys_tree_stamp(".", SYS_TREE_MODULES);
+    uint64_t config = sys_tree_stamp(".", SYS_TREE_CONFIG);
+    if (config != d->config || (!d->gateway && modules != d->modules))
+        serve(d);
+    else if (modules != d->modules)
+        sys_ask_reload(d->gateway);
+    d->modules = modules;
+    d->config = config;
+}
+
 /* Waits for the next look; false: it is to end. */
 static bool look(struct dev *d)
 {
@@ -147,11 +161,14 @@ static bool look(struct dev *d)
     struct sys_exit end;
     int n = sys_poller_wait(d->poller, events, LOOK_MS);
     for (enum sys_signal s = SYS_SIGNAL_CHILD; n > 0 && s; s = sys_signal_next(d->signals))
-        if (s == SYS_SIGNAL_STOP)
+        if (s == SYS_SIGNAL_STOP || s == SYS_SIGNAL_RELOAD) /* Ctrl-C; or the terminal has gone */
             return false;
     if (d->gateway && sys_wait(d->gateway, &end)) {
-        fprintf(stderr, "weir dev: the gateway ended; it is started at the next change\n");
         d->gateway = 0;
+        if (end.signal) /* it was asked to reload before it could take that for a question */
+            serve(d);
+        else
+            fprintf(stderr, "weir dev: the gateway ended; it is started at the next change\n");
     }
     return true;
 }
@@ -159,7 +176,7 @@ static bool look(struct dev *d)
 int scaffold_dev(int argc, char **argv)
 {
     struct dev d = {.gateway = 0};
-    uint64_t built = 0, served = 0; /* stamps; no folder with a file in it has the stamp 0 */
+    uint64_t built = 0; /* a stamp */
     if (argc)
         return fprintf(stderr, "weir dev takes no argument: call it in %s's folder\n", argv[0]),
                USAGE;
@@ -177,14 +194,10 @@ int scaffold_dev(int argc, char **argv)
         if (now == built)
             continue;
         built = now;
-        if (!build()) {
-            fprintf(stderr, "weir dev: make failed; it is tried again at the next change\n");
-            continue;
-        }
-        now = sys_tree_stamp(".", SYS_TREE_SERVED);
-        if (now != served)
+        if (build())
             swap(&d);
-        served = now;
+        else
+            fprintf(stderr, "weir dev: make failed; it is tried again at the next change\n");
     } while (look(&d));
     stop(&d);
     return EXIT_SUCCESS;

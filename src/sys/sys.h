@@ -80,9 +80,9 @@ int sys_file_exists(const char *path);  /* 1, 0 */
 void sys_folder_make(const char *path); /* and the folders above it; 0755 */
 enum err sys_file_create(const char *path, struct slice content) MUST_USE; /* none may be there */
 /* Differs after any change of a file in the folder or below, but in node_modules, target, build and
- * what begins with a dot: of sources, which is all but *.wasm and objects; or of what is served,
- * which is modules and *.yaml. */
-enum sys_tree { SYS_TREE_SOURCES, SYS_TREE_SERVED };
+ * what begins with a dot: of sources, which is all but *.wasm and objects; of modules; of *.yaml.
+ */
+enum sys_tree { SYS_TREE_SOURCES, SYS_TREE_MODULES, SYS_TREE_CONFIG };
 uint64_t sys_tree_stamp(const char *path, enum sys_tree what);
 const char *sys_cpu_features(void);           /* what its instruction set has, one line */
 ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated */
@@ -108,6 +108,7 @@ bool sys_wait(pid_t pid, struct sys_exit *out); /* false: it still runs */
 /* Blocks, and kills what is still there after a while: false then. */
 bool sys_wait_for(pid_t pid, uint32_t ms, struct sys_exit *out);
 void sys_kill(pid_t pid, bool by_force); /* SIGTERM or SIGKILL */
+void sys_ask_reload(pid_t pid);          /* SIGHUP */
 int sys_pipe(int out[2]);                /* both ends non-blocking */
 ssize_t sys_read(int fd, void *p, size_t n);
 

@@ -587,6 +587,11 @@ void sys_kill(pid_t pid, bool by_force)
     kill(pid, by_force ? SIGKILL : SIGTERM);
 }
 
+void sys_ask_reload(pid_t pid)
+{
+    kill(pid, SIGHUP);
+}
+
 int sys_pipe(int out[2])
 {
     return result(pipe2(out, O_CLOEXEC | O_NONBLOCK));

@@ -43,13 +43,15 @@ static bool equal(const char *a, const char *b)
 static bool counts(const char *name, bool folder, enum sys_tree what)
 {
     static const char *const made[] = {".wasm", ".cwasm", ".rlib", ".o", NULL};
-    static const char *const served[] = {".wasm", ".cwasm", ".wat", ".yaml", NULL};
+    static const char *const modules[] = {".wasm", ".cwasm", ".wat", NULL};
     static const char *const others[] = {"node_modules", "target", "build", NULL};
     if (name[0] == '.')
         return false;
     if (folder)
         return !is_one_of(name, others, equal);
-    return what == SYS_TREE_SERVED ? is_one_of(name, served, ends) : !is_one_of(name, made, ends);
+    if (what == SYS_TREE_SOURCES)
+        return !is_one_of(name, made, ends);
+    return what == SYS_TREE_MODULES ? is_one_of(name, modules, ends) : ends(name, ".yaml");
 }
 
 static uint64_t stamp(int at, const char *path, enum sys_tree what, unsigned depth)

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from weir import HOST, ROOT, WEIR_BIN, children, free_port, proc_state, run_cli, wait_for
+from weir import (HOST, ROOT, TEXT, WEIR_BIN, Raw, children, frame, free_port, proc_state, run_cli,
+                  wait_for)
 
 SDK = ROOT / "sdk"
 FILES = {
@@ -151,14 +152,17 @@ def test_dev_follows_the_sources(tmp_path, cache):
     p.start("dev")
     try:
         wait_for("the first build", lambda: p.says("hello from mine"), timeout=20)
-        source.write_text(good.replace("hello from mine", "good morning"))
-        wait_for("the change", lambda: p.says("good morning"), timeout=20)
+        with Raw(p.port) as peer:
+            peer.upgrade("/ws")
+            source.write_text(good.replace("hello from mine", "good morning"))
+            wait_for("the change", lambda: p.says("good morning"), timeout=20)
+            peer.send(frame(TEXT, "still here"))
+            assert peer.message() == (TEXT, b"still here"), "the module alone was swapped"
         source.write_text("this is not C\n")
         wait_for("a word on it", lambda: "make failed" in p.output(), timeout=20)
         assert p.says("good morning"), "what was built last is still served"
         source.write_text(good.replace("hello from mine", "good evening"))
         wait_for("the mend", lambda: p.says("good evening"), timeout=20)
-        (p.folder / "notes.txt").write_text("no source of anything")
         p.config.write_text(p.config.read_text().replace("path: /,", "path: /other,"))
         wait_for("the configuration's change", lambda: p.answer()[0] == 404, timeout=20)
     finally:
