@@ -255,9 +255,13 @@ void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, 
     struct weir_value values[WEIR_VALUES_MAX];
     char detail[640] = "";
     const struct guest_function *f = find(gw, rest, &m);
+    /* A command's functions are reached only where that is said. */
+    bool all = m && strcmp(gw->config.modules[m->number].exec, "yes") == 0;
+    if (m && command(m) && !all)
+        f = NULL;
     bool runs = !f && m && command(m) && slice_eq(rest, slice_str(m->name));
-    if (!f && !runs)
-        m = m && command(m) ? NULL : m; /* a command has no functions by name */
+    if (!f && !runs && m && command(m) && !all)
+        m = NULL;
     if ((f || runs) && ex->req.method == HTTP_OPTIONS) {
         struct http_response r = {204, SLICE_NONE, SLICE("Allow: POST, OPTIONS\r\n"), SLICE_NONE};
         http_exchange_respond(&gw->http, c, &r);

@@ -203,7 +203,7 @@ def test_content_type_does_not_matter(weir, kind):
     ("single/_initialize", "NO_FUNCTION"), ("types/_initialize", "NO_FUNCTION"), ("single/g", "NO_FUNCTION"),
     ("single/memory", "NO_FUNCTION"), ("types/innermost", "NO_FUNCTION"), ("add/ad", "NO_FUNCTION"),
     ("add/addd", "NO_FUNCTION"), ("ad", "NOT_FOUND"), ("addd", "NOT_FOUND"),
-    ("command", "NOT_FOUND"), ("command/f", "NOT_FOUND"), ("command/_start", "NOT_FOUND"),
+    ("command/f", "NOT_FOUND"), ("command/_start", "NOT_FOUND"),
     ("timer/f", "NOT_FOUND"), ("both/f", "NOT_FOUND"), ("both/on_http", "NOT_FOUND"), ("both", "NOT_FOUND"),
     ("single-no", "NOT_FOUND"), ("single-no/lonely", "NOT_FOUND"),
     ("both-yes/_initialize", "NO_FUNCTION"), ("add/..", None), ("../exec/add", None), ("add%2fadd", None)])

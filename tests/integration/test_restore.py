@@ -13,7 +13,7 @@ CONFIG = {
         "native": {"path": guest("canary"), "limits": {"memory": "1MiB", "deadline": "50ms"}},
         "pulley": {"path": guest("canary"), "engine": "pulley",
                    "limits": {"memory": "1MiB", "deadline": "200ms"}},
-        "inits": guest("types"),
+        "inits": {"path": guest("types"), "snapshot": "no"},
         "actor": {"path": guest("actor"), "instance": "module", "limits": {"deadline": "20ms"}},
         "other": {"path": guest("actor"), "instance": "module", "engine": "pulley"},
         "single": guest("single"),
@@ -42,7 +42,8 @@ def clean(weir, module, function):
 
 @ENGINES
 def test_nothing_is_left_after_few_writes(weir, module):
-    clean(weir, module, "few")
+    for _ in range(2):
+        clean(weir, module, "few")  # the second is the first to be kept
     before = restored(weir), made(weir)
     for _ in range(50):
         clean(weir, module, "few")
