@@ -171,19 +171,21 @@ static void compiled(struct changes *c, const struct sys_exit *end)
     buf_done(&why);
 }
 
-static void compile(struct changes *c, const struct slice *source)
+static void compile(struct changes *c, const struct slice *source, bool anew)
 {
     struct buf why;
     buf_init(&why, WHY_MAX);
     c->state = CHANGE_COMPILE;
     c->next.fd = -1;
-    enum err e = artifact_start(c->config, config_of(c, c->module), source, false, &c->artifact,
+    enum err e = artifact_start(c->config, config_of(c, c->module), source, anew, &c->artifact,
                                 &why);
     if (e) {
         module_failed(c, e, why.len ? buf_slice(&why) : slice_str(err_text(e)));
     } else if (c->artifact.pid) {
+        c->cached = false;
         wheel_set(&c->loop->wheel, &c->timer, COMPILE_MAX_MS);
     } else {
+        c->cached = source != NULL;
         compiled(c, &(struct sys_exit){.code = 0});
     }
     buf_done(&why);
@@ -218,13 +220,28 @@ static void reload_next(struct changes *c, uint32_t i)
         bool changed = strcmp(sha256, c->modules[i].file) != 0;
         if (changed) {
             version_new(c, file);
-            compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL);
+            compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL, false);
         }
         artifact_source_free(file);
         if (changed)
             return;
     }
     finish(c);
+}
+
+/* The cache may hold what does not fit any more: then the same source is compiled anew, once. */
+static bool again(struct changes *c)
+{
+    struct slice source = buf_slice(&c->upload);
+    char sha256[17];
+    if (c->kind != CONTROL_PUT || !c->cached || !c->answers)
+        return false;
+    hash(source, sha256);
+    if (strcmp(sha256, c->next.version.sha256) != 0)
+        return false;
+    sys_close(c->next.fd);
+    compile(c, &source, true);
+    return true;
 }
 
 static void loaded(struct changes *c)
@@ -270,7 +287,7 @@ static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answer
         finish(c);
     } else {
         version_new(c, source);
-        compile(c, &source);
+        compile(c, &source, false);
     }
 }
 
@@ -321,7 +338,8 @@ void changes_message(struct changes *c, const struct control *m)
     if (m->kind == CONTROL_LOADED && mine) {
         loaded(c);
     } else if (m->kind == CONTROL_REFUSED && mine) {
-        module_failed(c, ERR_MODULE_REFUSED, slice_of(m->text, m->n));
+        if (!again(c))
+            module_failed(c, ERR_MODULE_REFUSED, slice_of(m->text, m->n));
     } else if (m->kind == CONTROL_CHUNK && free) {
         chunk(c, slice_of(m->text, m->n));
     } else if ((m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||

@@ -43,6 +43,7 @@ struct changes {
     enum change_state state;
     uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _RELOAD */
     bool answers;  /* the worker asked */
+    bool cached;   /* what is loaded was compiled earlier */
     uint32_t module;
     struct artifact artifact;
     struct module_artifact next;

@@ -465,3 +465,17 @@ def test_swaps_under_load(start, files):
     assert descriptors(w) == fds, "none is left"
     if not sanitized(w):
         assert pss(worker) <= memory + (1 << 20)
+
+
+def test_broken_code_in_the_cache_is_compiled_anew(start, files):
+    """A version that was there before is PUT again, and what the cache holds of it is no code any more."""
+    cache = files / "own-cache"
+    w = start({"cache": str(cache), **config(files)})
+    putted(w, echo("b"))
+    putted(w, echo("c"))
+    for f in cache.iterdir():
+        f.write_bytes(b"broken")
+    putted(w, echo("b"))
+    assert w.exec("echo/letter", "[]") == str(ord("b"))
+    assert sum(f.read_bytes()[1:4] == b"ELF" for f in cache.iterdir()) == 1
+    w.wait_logs("module_compiled", n=4, module="echo")
