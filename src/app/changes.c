@@ -2,6 +2,7 @@
 
 #include <sha256.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/log.h"
 
@@ -32,7 +33,7 @@ static bool module_open(struct changes *c, uint32_t i, struct buf *why)
 {
     struct changes_module *m = &c->modules[i];
     struct slice file;
-    *m = (struct changes_module){.now.fd = -1, .before.fd = -1};
+    *m = (struct changes_module){.now.fd = -1, .before.fd = -1, .canary.fd = -1};
     if (artifact_open(c->config, config_of(c, i), false, &m->now.fd, why) ||
         artifact_source(config_of(c, i), &file, why))
         return false;
@@ -72,6 +73,16 @@ bool changes_send(struct changes *c, int to, uint32_t i)
     const struct changes_module *m = &c->modules[i];
     control_versions_write(text, &m->now.version, &m->before.version);
     return control_send(to, CONTROL_MODULE, i, text, m->now.fd);
+}
+
+bool changes_send_canary(struct changes *c, int to, uint32_t i)
+{
+    char text[VERSIONS_TEXT];
+    const struct changes_module *m = &c->modules[i];
+    if (m->canary.fd < 0)
+        return false;
+    control_versions_write(text, &m->canary.version, &m->now.version);
+    return control_send(to, CONTROL_MODULE, i, text, m->canary.fd);
 }
 
 bool changes_anew(struct changes *c, uint32_t i, struct buf *why)
@@ -145,15 +156,20 @@ static void module_failed(struct changes *c, enum err e, struct slice why)
     module_done(c);
 }
 
-/* The code is there: the worker loads it. A rollback's is the one before, kept where it is. */
+/* The code is there: the worker loads it. A rollback's is the one before, kept where it is; that of
+ * a canary's end is in the worker. */
 static void load(struct changes *c)
 {
     char text[VERSIONS_TEXT];
     struct changes_module *m = &c->modules[c->module];
     const struct module_artifact *a = c->kind == CONTROL_ROLLBACK ? &m->before : &c->next;
+    enum control_kind kind = c->kind == CONTROL_PROMOTE                         ? CONTROL_PROMOTE
+                             : c->kind == CONTROL_ROLLBACK && m->canary.fd >= 0 ? CONTROL_DROP
+                                                                                : CONTROL_MODULE;
     c->state = CHANGE_LOAD;
     control_versions_write(text, &a->version, &m->now.version);
-    if (c->worker < 0 || !control_send(c->worker, CONTROL_MODULE, c->module, text, a->fd))
+    if (c->worker < 0 ||
+        !control_send(c->worker, kind, c->module, text, kind == CONTROL_MODULE ? a->fd : -1))
         module_failed(c, ERR_SYS, SLICE("no worker serves"));
 }
 
@@ -198,6 +214,13 @@ static void version_new(struct changes *c, struct slice source)
     c->next.version.number = m->last + 1;
     hash(source, c->next.version.sha256);
     c->next.version.since_ms = sys_wall_ms();
+    c->next.version.percent = c->kind == CONTROL_PUT ? c->percent : 0;
+}
+
+static void canary_close(struct changes_module *m)
+{
+    sys_close(m->canary.fd);
+    m->canary.fd = -1;
 }
 
 static void reload_next(struct changes *c, uint32_t i)
@@ -248,14 +271,25 @@ static void loaded(struct changes *c)
 {
     struct changes_module *m = &c->modules[c->module];
     struct module_artifact old = m->now;
-    if (c->kind == CONTROL_ROLLBACK) {
-        m->now = m->before;
-    } else {
-        m->now = c->next;
+    if (c->next.fd >= 0)
         m->last = c->next.version.number;
+    if (c->kind == CONTROL_ROLLBACK && m->canary.fd >= 0) {
+        canary_close(m);
+    } else if (c->kind == CONTROL_ROLLBACK) {
+        m->now = m->before;
+        m->before = old;
+    } else if (c->kind == CONTROL_PUT && c->percent) {
+        canary_close(m);
+        m->canary = c->next;
+    } else {
         sys_close(m->before.fd);
+        m->before = old;
+        m->now = c->kind == CONTROL_PROMOTE ? m->canary : c->next;
+        m->now.version.percent = 0;
+        if (c->kind != CONTROL_PROMOTE)
+            sys_close(m->canary.fd);
+        m->canary.fd = -1;
     }
-    m->before = old;
     c->next.fd = -1;
     if (c->kind == CONTROL_RELOAD) {
         memcpy(m->file, m->now.version.sha256, sizeof(m->file));
@@ -269,6 +303,7 @@ static void loaded(struct changes *c)
 static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answers)
 {
     struct slice source = buf_slice(&c->upload);
+    bool canary = kind != CONTROL_RELOAD && c->modules[module].canary.fd >= 0;
     c->kind = kind;
     c->module = module;
     c->answers = answers;
@@ -277,11 +312,15 @@ static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answer
     if (kind == CONTROL_RELOAD) {
         c->err = buf_append(&c->swapped, SLICE("{\"swapped\":["));
         reload_next(c, 0);
-    } else if (kind == CONTROL_ROLLBACK && c->modules[module].before.fd < 0) {
+    } else if ((kind == CONTROL_PROMOTE && !canary) ||
+               (kind == CONTROL_ROLLBACK && !canary && c->modules[module].before.fd < 0)) {
         c->err = ERR_MODULE_NO_VERSION;
         finish(c);
-    } else if (kind == CONTROL_ROLLBACK) {
+    } else if (kind == CONTROL_ROLLBACK || kind == CONTROL_PROMOTE) {
         load(c);
+    } else if (c->percent && strcmp(config_of(c, module)->instance, "module") == 0) {
+        module_failed(c, ERR_MODULE_REFUSED,
+                      SLICE("instance: module is one for all connections: it has no canary"));
     } else if (c->upload_over) {
         c->err = ERR_HTTP_BODY_SIZE;
         finish(c);
@@ -297,6 +336,7 @@ static void next(struct changes *c)
         return;
     if (c->asked) {
         c->asked = false;
+        c->percent = c->asked_percent;
         begin(c, c->asked_kind, c->asked_module, true);
     } else if (c->reload) {
         c->reload = false;
@@ -343,11 +383,12 @@ void changes_message(struct changes *c, const struct control *m)
     } else if (m->kind == CONTROL_CHUNK && free) {
         chunk(c, slice_of(m->text, m->n));
     } else if ((m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||
-                m->kind == CONTROL_RELOAD) &&
+                m->kind == CONTROL_PROMOTE || m->kind == CONTROL_RELOAD) &&
                free && (known || m->kind == CONTROL_RELOAD)) {
         c->asked = true;
         c->asked_kind = m->kind;
         c->asked_module = m->number;
+        c->asked_percent = (uint32_t)strtoul(m->text, NULL, 10) % 100;
         next(c);
     }
 }

@@ -21,7 +21,7 @@ struct module_artifact {
 };
 
 struct changes_module {
-    struct module_artifact now, before;
+    struct module_artifact now, before, canary;
     uint32_t last; /* the highest number given to a version */
     char file[17]; /* of the module's file as it was last taken: the first digits of its SHA-256 */
     bool anew;     /* compiled in this run, as the cached code did not fit */
@@ -36,15 +36,15 @@ struct changes {
     struct changes_module *modules; /* as config->modules */
     int worker;                     /* the control socket of one that serves; -1: none */
     bool asked, reload;             /* what waits: by the worker; by a signal */
-    uint32_t asked_kind, asked_module;
+    uint32_t asked_kind, asked_module, asked_percent;
     struct buf upload; /* what is being PUT */
     bool upload_over;  /* it was larger than that */
 
     enum change_state state;
-    uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _RELOAD */
+    uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _PROMOTE, _RELOAD */
     bool answers;  /* the worker asked */
     bool cached;   /* what is loaded was compiled earlier */
-    uint32_t module;
+    uint32_t module, percent;
     struct artifact artifact;
     struct module_artifact next;
     struct timer timer; /* of weirc */
@@ -55,8 +55,9 @@ struct changes {
 /* Opens every module's code, or says every reason against it on standard error. */
 bool changes_open(struct changes *c, const struct config *config, const char *file,
                   struct loop *loop);
-/* Sends module i to a worker that starts. */
+/* Sends module i to a worker that starts; its canary, where it has one. */
 bool changes_send(struct changes *c, int to, uint32_t i);
+bool changes_send_canary(struct changes *c, int to, uint32_t i); /* false: none */
 /* Compiles a module anew whose cached code does not fit; once. why: why not. */
 bool changes_anew(struct changes *c, uint32_t i, struct buf *why);
 void changes_error(const struct changes *c, uint32_t i, struct slice why);

@@ -47,17 +47,18 @@ bool control_recv(int from, struct control *out, int *fd)
 void control_versions_write(char out[VERSIONS_TEXT], const struct module_version *now,
                             const struct module_version *before)
 {
-    snprintf(out, VERSIONS_TEXT, "%" PRIu32 " %s %" PRIu64 " %" PRIu32 " %s %" PRIu64, now->number,
-             now->sha256, now->since_ms, before->number, before->number ? before->sha256 : "-",
-             before->since_ms);
+    snprintf(out, VERSIONS_TEXT, "%" PRIu32 " %s %" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu32,
+             now->number, now->sha256, now->since_ms, before->number,
+             before->number ? before->sha256 : "-", before->since_ms, now->percent);
 }
 
 void control_versions_read(const char *text, struct module_version *now,
                            struct module_version *before)
 {
     struct module_version a = {0}, b = {0};
-    if (sscanf(text, "%" SCNu32 " %16s %" SCNu64 " %" SCNu32 " %16s %" SCNu64, &a.number, a.sha256,
-               &a.since_ms, &b.number, b.sha256, &b.since_ms) == 6) {
+    if (sscanf(text, "%" SCNu32 " %16s %" SCNu64 " %" SCNu32 " %16s %" SCNu64 " %" SCNu32,
+               &a.number, a.sha256, &a.since_ms, &b.number, b.sha256, &b.since_ms,
+               &a.percent) == 7) {
         *now = a;
         *before = b;
     }

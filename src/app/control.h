@@ -12,8 +12,10 @@
  * A module is changed at any time between READY and DRAIN:
  *                                       <----         CHUNK {module} + part of a body, and again
  *     MORE                              ---->           when it is wanted; then, or instead,
- *                                       <----         PUT {module}, ROLLBACK {module} or RELOAD
- *     MODULE {index} + compiled code    ---->           for each that changes
+ *                                       <----         PUT {module, canary}, ROLLBACK or
+ *                                                     PROMOTE {module}, or RELOAD
+ *     MODULE {index} + compiled code    ---->           for each that changes (or, for a canary,
+ *                                                       PROMOTE {index} or DROP {index})
  *                                       <----         LOADED, or REFUSED: the old one stays
  *     ANSWER {error, text}              ---->         (CHANGED where the worker did not ask)
  *
@@ -36,6 +38,8 @@ enum control_kind {
     CONTROL_MORE,
     CONTROL_PUT,
     CONTROL_ROLLBACK,
+    CONTROL_PROMOTE,
+    CONTROL_DROP,
     CONTROL_RELOAD,
     CONTROL_ANSWER,
     CONTROL_CHANGED
@@ -44,8 +48,9 @@ enum { CONTROL_TEXT = 16 << 10 };
 
 /* Of a module's code. Its text in MODULE is that of it and of the one that it replaced. */
 struct module_version {
-    uint32_t number; /* 0: there is none */
-    char sha256[17]; /* of its source, the first digits */
+    uint32_t number;  /* 0: there is none */
+    uint32_t percent; /* of connections that it is for, as a canary; 0: all */
+    char sha256[17];  /* of its source, the first digits */
     uint64_t since_ms;
 };
 enum { VERSIONS_TEXT = 160 };

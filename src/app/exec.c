@@ -169,14 +169,14 @@ static bool reachable(struct gateway *gw, const struct guest_module *m)
     return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && (!m->handlers || command(m)));
 }
 
-static const struct guest_function *find(struct gateway *gw, struct slice rest,
-                                         struct guest_module **out)
+static const struct guest_function *find(struct gateway *gw, const struct conn *c,
+                                         struct slice rest, struct guest_module **out)
 {
     const uint8_t *slash = memchr(rest.p, '/', rest.n);
     struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
     struct slice function = slash ? slice_of(slash + 1, rest.n - name.n - 1) : SLICE_NONE;
     for (uint32_t i = 0; i < gw->config.n_modules; i++) {
-        struct guest_module *m = gateway_module(gw, i);
+        struct guest_module *m = gateway_module(gw, i, c);
         if (slice_eq(slice_str(m->name), name) && reachable(gw, m)) {
             *out = m;
             return slash && !function.n ? NULL : guest_function_find(m, function);
@@ -254,7 +254,7 @@ void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, 
     struct slice fields = SLICE_NONE;
     struct weir_value values[WEIR_VALUES_MAX];
     char detail[640] = "";
-    const struct guest_function *f = find(gw, rest, &m);
+    const struct guest_function *f = find(gw, c, rest, &m);
     /* A command's functions are reached only where that is said. */
     bool all = m && strcmp(gw->config.modules[m->number].exec, "yes") == 0;
     if (m && command(m) && !all)

@@ -36,7 +36,7 @@ static int route_find(const struct gateway *gw, struct slice path, enum route_ki
 
 static void guest_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, int route)
 {
-    struct guest_module *m = gateway_module(gw, (uint32_t)gw->config.routes[route].module);
+    struct guest_module *m = gateway_module(gw, (uint32_t)gw->config.routes[route].module, c);
     enum guest_export kind = m->exports[GUEST_on_http] ? GUEST_on_http : GUEST__start;
     struct event *ev = event_new(gw, c, kind, m, m->exports[kind]);
     if (!ev) {
@@ -249,7 +249,7 @@ static bool phase_pending(void *arg)
 static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
 {
     struct gateway *gw = owner;
-    struct guest_module *m = gateway_module(gw, module);
+    struct guest_module *m = gateway_module(gw, module, NULL);
     if (!m->exports[GUEST_on_timer])
         return true; /* its new version has none: the timer is dropped */
     if (guests_queue_full(&gw->guests))

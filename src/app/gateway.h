@@ -16,6 +16,7 @@
 
 #include "app/config.h"
 #include "app/control.h"
+#include "base/hash.h"
 #include "guest/guest.h"
 #include "http/http_exchange.h"
 #include "hub/effects.h"
@@ -43,7 +44,8 @@ struct module_code {
 
 /* What a module keeps in the host, whatever instance or version of it runs. */
 struct module_state {
-    struct module_code *code; /* new events run it */
+    struct module_code *code;   /* new events run it */
+    struct module_code *canary; /* those of some connections run this one; NULL: there is none */
     struct kv kv;
     uint32_t n_timers;
 };
@@ -161,10 +163,18 @@ static inline uint32_t gateway_module_number(const struct gateway *gw, const str
     return m->number;
 }
 
-/* The version that new events run. */
-static inline struct guest_module *gateway_module(const struct gateway *gw, uint32_t number)
+/* The version that new events of a connection run; c NULL: that of no connection. It is the same
+ * for all that a connection has, as its id alone decides. */
+static inline struct guest_module *gateway_module(const struct gateway *gw, uint32_t number,
+                                                  const struct conn *c)
 {
-    return &gw->states[number].code->guest;
+    const struct module_state *s = &gw->states[number];
+    if (s->canary && c) {
+        uint64_t id = conn_id(c);
+        if (hash_bytes(slice_of(&id, sizeof(id))) % 100 < s->canary->version.percent)
+            return &s->canary->guest;
+    }
+    return &s->code->guest;
 }
 
 static inline struct module_state *event_state(const struct event *ev)
@@ -193,6 +203,8 @@ enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *v
                       struct buf *why) MUST_USE;
 /* The same at run time: after a trial, which makes an instance. The supervisor is told the end. */
 void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions);
+/* Puts a canary in force for all, or for none. The supervisor is told the end. */
+void modules_canary_end(struct gateway *gw, uint32_t number, bool promote);
 /* Unloads versions that no event names any more. */
 void modules_reap(struct gateway *gw);
 

@@ -19,6 +19,8 @@ static void log_version(enum log_event event, const struct gateway *gw, const st
     log_text("module", slice_str(c->guest.name));
     log_number("version", c->version.number);
     log_text("sha256", slice_str(c->version.sha256));
+    if (c->version.percent)
+        log_number("percent", c->version.percent);
     log_text("engine", slice_str(config_of(gw, c)->engine));
     log_text("instance", slice_str(c->guest.actor        ? "kept"
                                    : c->guest.restorable ? "restored"
@@ -58,13 +60,18 @@ enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *v
     enum err e = code_load(gw, number, fd, versions, &c, why);
     if (e)
         return e;
-    gw->states[number].code = c;
+    if (c->version.percent)
+        gw->states[number].canary = c;
+    else
+        gw->states[number].code = c;
     log_version(LOG_module_loaded, gw, c);
     return ERR_NONE;
 }
 
 static void replace(struct gateway *gw, struct module_code *c)
 {
+    if (!c)
+        return;
     list_append(&gw->replaced, &c->node);
     metrics.module_versions_replaced++;
 }
@@ -81,13 +88,20 @@ static void tried(struct guest_call *call, enum err e)
     struct gateway *gw = ev->gw;
     struct module_code *c = CONTAINER_OF(call->module, struct module_code, guest);
     uint32_t number = c->guest.number;
+    struct module_state *s = &gw->states[number];
+    if (ev->said)
+        command_lines_end(ev);
     if (e) {
         refuse(number, ev->copy.len ? buf_slice(&ev->copy) : slice_str(err_text(e)));
         c->version.number = 0;
         replace(gw, c);
     } else {
-        replace(gw, gw->states[number].code);
-        gw->states[number].code = c;
+        replace(gw, s->canary);
+        s->canary = c->version.percent ? c : NULL;
+        if (!s->canary) {
+            replace(gw, s->code);
+            s->code = c;
+        }
         metrics.module_swaps_total++;
         log_version(LOG_module_swapped, gw, c);
         control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
@@ -133,6 +147,25 @@ void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versi
         }
     }
     buf_done(&why);
+}
+
+void modules_canary_end(struct gateway *gw, uint32_t number, bool promote)
+{
+    struct module_state *s = &gw->states[number];
+    struct module_code *c = s->canary;
+    if (!c) {
+        refuse(number, SLICE("there is no canary"));
+        return;
+    }
+    s->canary = NULL;
+    replace(gw, promote ? s->code : c);
+    if (promote) {
+        s->code = c;
+        c->version.percent = 0;
+        metrics.module_swaps_total++;
+        log_version(LOG_module_swapped, gw, c);
+    }
+    control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
 }
 
 void modules_reap(struct gateway *gw)

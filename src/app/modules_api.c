@@ -1,6 +1,7 @@
 /* /api/v1/modules and /api/v1/reload: what runs is told here; what changes it is passed to the
  * supervisor, one change at a time, and answered when that has answered. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "app/gateway.h"
@@ -11,8 +12,8 @@ enum { JOBS_MAX = 8, PAGE_MAX = 1 << 20 };
 struct module_job {
     struct list node;
     struct conn *conn;
-    enum control_kind kind; /* CONTROL_PUT, _ROLLBACK, _RELOAD */
-    uint32_t module;
+    enum control_kind kind; /* CONTROL_PUT, _ROLLBACK, _PROMOTE, _RELOAD */
+    uint32_t module, percent;
     size_t sent; /* of the body */
 };
 
@@ -49,12 +50,16 @@ static enum err put_code(struct buf *out, const struct module_code *c, const cha
 static enum err put_module(const struct gateway *gw, struct buf *out, uint32_t i)
 {
     const struct config_module *m = &gw->config.modules[i];
-    const struct module_code *now = gw->states[i].code;
+    const struct module_code *now = gw->states[i].code, *canary = gw->states[i].canary;
     enum err e = buf_printf(out, "{\"name\":\"%s\",\"engine\":\"%s\",\"instance\":\"%s\",", m->name,
                             m->engine, m->instance);
     e = e ? e : put_version(out, &now->version);
     e = e ? e : buf_append(out, SLICE(",\"versions\":["));
     e = e ? e : put_code(out, now, "active");
+    if (canary) {
+        e = e ? e : buf_append(out, SLICE(","));
+        e = e ? e : put_code(out, canary, "canary");
+    }
     for (const struct list *n = gw->replaced.next; n != &gw->replaced && !e; n = n->next) {
         const struct module_code *c = CONTAINER_OF(n, struct module_code, node);
         if (c->guest.number != i)
@@ -62,7 +67,9 @@ static enum err put_module(const struct gateway *gw, struct buf *out, uint32_t i
         e = buf_append(out, SLICE(","));
         e = e ? e : put_code(out, c, "replaced");
     }
-    e = e ? e : buf_append(out, SLICE("],\"rollback\":"));
+    e = e ? e
+          : buf_printf(out, "],\"canary_percent\":%" PRIu32 ",\"rollback\":",
+                       canary ? canary->version.percent : 0);
     if (!now->before.number)
         return e ? e : buf_append(out, SLICE("null}"));
     e = e ? e : buf_append(out, SLICE("{"));
@@ -122,10 +129,12 @@ static void job_go_on(struct gateway *gw)
     if (!job)
         return;
     const struct http_exchange *ex = job->conn->detail;
+    char percent[16];
+    snprintf(percent, sizeof(percent), "%" PRIu32, job->percent);
     size_t n = job->kind == CONTROL_PUT ? MIN(ex->body.n - job->sent, (size_t)CONTROL_TEXT) : 0;
     bool ok = n ? control_send_bytes(SYS_CONTROL_FD, CONTROL_CHUNK, job->module,
                                      slice_of(ex->body.p + job->sent, n))
-                : control_send(SYS_CONTROL_FD, job->kind, job->module, "", -1);
+                : control_send(SYS_CONTROL_FD, job->kind, job->module, percent, -1);
     job->sent += n;
     if (ok)
         return;
@@ -133,7 +142,8 @@ static void job_go_on(struct gateway *gw)
     job_go_on(gw);
 }
 
-static void job_new(struct gateway *gw, struct conn *c, enum control_kind kind, uint32_t module)
+static void job_new(struct gateway *gw, struct conn *c, enum control_kind kind, uint32_t module,
+                    uint32_t percent)
 {
     struct module_job *job = NULL;
     enum err e = gw->draining || !gw->ready ? ERR_DRAINING
@@ -150,7 +160,7 @@ static void job_new(struct gateway *gw, struct conn *c, enum control_kind kind, 
         return;
     }
     c->holds++;
-    *job = (struct module_job){.conn = c, .kind = kind, .module = module};
+    *job = (struct module_job){.conn = c, .kind = kind, .module = module, .percent = percent};
     bool first = list_empty(&gw->jobs);
     list_append(&gw->jobs, &job->node);
     gw->n_jobs++;
@@ -177,38 +187,64 @@ void modules_answer(struct gateway *gw, const struct control *m)
 
 /* ---- requests ---- */
 
-/* "NAME" or "NAME/rollback" behind modules/. */
+/* "canary=N", or nothing. */
+static bool percent_read(const struct http_exchange *ex, uint32_t *out)
+{
+    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("canary=");
+    char number[4] = "";
+    *out = 0;
+    if (!query.n)
+        return true;
+    if (query.n <= key.n || query.n > key.n + 2 || memcmp(query.p, key.p, key.n) != 0)
+        return false;
+    memcpy(number, query.p + key.n, query.n - key.n);
+    for (const char *d = number; *d; d++) {
+        if (*d < '0' || *d > '9')
+            return false;
+        *out = *out * 10 + (uint32_t)(*d - '0');
+    }
+    return *out > 0;
+}
+
+/* "NAME", "NAME/rollback" or "NAME/promote" behind modules/. */
 static void module_request(struct gateway *gw, struct conn *c, const struct http_exchange *ex,
                            struct slice rest)
 {
     const uint8_t *slash = memchr(rest.p, '/', rest.n);
     struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
     struct slice verb = slash ? slice_of(slash, rest.n - name.n) : SLICE_NONE;
-    bool rollback = slice_eq(verb, SLICE("/rollback"));
+    bool promote = slice_eq(verb, SLICE("/promote"));
+    bool post = promote || slice_eq(verb, SLICE("/rollback"));
+    enum control_kind kind = promote ? CONTROL_PROMOTE : post ? CONTROL_ROLLBACK : CONTROL_PUT;
+    uint32_t percent;
+    bool query_fits = percent_read(ex, &percent) && !(post && percent);
     struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
     uint32_t i = 0;
     while (i < gw->config.n_modules && !slice_eq(slice_str(gw->config.modules[i].name), name))
         i++;
     enum err e = ERR_NONE;
     struct slice fields = SLICE_NONE;
-    if (slash && !rollback) {
+    if (slash && !post) {
         e = ERR_NOT_FOUND;
     } else if (i == gw->config.n_modules) {
         e = ERR_MODULE_UNKNOWN;
-    } else if (ex->req.method != (rollback ? HTTP_POST : HTTP_PUT)) {
+    } else if (ex->req.method != (post ? HTTP_POST : HTTP_PUT)) {
         e = ERR_METHOD;
-        fields = rollback ? SLICE("Allow: POST\r\n") : SLICE("Allow: PUT\r\n");
+        fields = post ? SLICE("Allow: POST\r\n") : SLICE("Allow: PUT\r\n");
     } else if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
         e = ERR_CONTENT_CODING;
         fields = SLICE("Accept-Encoding: identity\r\n");
     }
     if (e)
         http_exchange_fail(&gw->admin, c, e, fields, SLICE_NONE);
-    else if (!rollback && !ex->body.n)
+    else if (!query_fits)
+        http_exchange_fail(&gw->admin, c, ERR_INVALID, SLICE_NONE,
+                           SLICE("the query of a PUT is canary=1 to canary=99, or none"));
+    else if (!post && !ex->body.n)
         http_exchange_fail(&gw->admin, c, ERR_MODULE_REFUSED, SLICE_NONE,
                            SLICE("the body is empty; send a .wasm or .wat"));
     else
-        job_new(gw, c, rollback ? CONTROL_ROLLBACK : CONTROL_PUT, i);
+        job_new(gw, c, kind, i, percent);
 }
 
 static void modules_list(struct gateway *gw, struct conn *c)
@@ -235,7 +271,7 @@ void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     } else if (list) {
         modules_list(gw, c);
     } else if (reload) {
-        job_new(gw, c, CONTROL_RELOAD, 0);
+        job_new(gw, c, CONTROL_RELOAD, 0, 0);
     } else if (path.n > under.n && memcmp(path.p, under.p, under.n) == 0) {
         module_request(gw, c, ex, slice_of(path.p + under.n, path.n - under.n));
     } else {

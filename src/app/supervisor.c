@@ -232,7 +232,8 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     sys_close(fd);
     if (s->ready)
         changes_message(&s->changes, &m);
-    else if (m.kind == CONTROL_LOADED)
+    else if (m.kind == CONTROL_LOADED && m.number < s->config.n_modules &&
+             (m.n || !changes_send_canary(&s->changes, s->control, m.number)))
         module_send(s, m.number + 1);
     else if (m.kind == CONTROL_REFUSED && m.number < s->config.n_modules)
         module_refused(s, m.number, slice_str(m.text));

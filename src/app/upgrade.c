@@ -6,7 +6,7 @@
 struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c)
 {
     int m = gw->config.routes[c->route].module;
-    return m < 0 ? NULL : gateway_module(gw, (uint32_t)m);
+    return m < 0 ? NULL : gateway_module(gw, (uint32_t)m, c);
 }
 
 static const struct weir_entry *entry_of(const struct guest_module *m, enum guest_export x)

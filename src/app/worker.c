@@ -42,7 +42,9 @@ static bool load(struct gateway *gw, uint32_t i, int fd, const char *versions)
     struct buf why;
     buf_init(&why, 8192);
     enum err e = modules_load(gw, i, fd, versions, &why);
-    struct slice text = !e ? SLICE_NONE : why.len ? buf_slice(&why) : slice_str(err_text(e));
+    struct slice text = !e        ? slice_str(gw->states[i].canary ? "canary" : "")
+                        : why.len ? buf_slice(&why)
+                                  : slice_str(err_text(e));
     bool sent = control_send_bytes(SYS_CONTROL_FD, e ? CONTROL_REFUSED : CONTROL_LOADED, i, text);
     buf_done(&why);
     return sent;
@@ -84,6 +86,10 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         gateway_drain(gw);
     } else if (m.kind == CONTROL_MODULE && fd >= 0 && m.number < gw->config.n_modules) {
         modules_swap(gw, m.number, fd, m.text);
+    } else if ((m.kind == CONTROL_PROMOTE || m.kind == CONTROL_DROP) &&
+               m.number < gw->config.n_modules) {
+        sys_close(fd);
+        modules_canary_end(gw, m.number, m.kind == CONTROL_PROMOTE);
     } else {
         sys_close(fd);
         if (m.kind == CONTROL_DRAIN)

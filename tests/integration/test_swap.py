@@ -330,6 +330,70 @@ def test_a_new_worker_has_the_versions_in_force(start, files):
     assert json.loads(rollback(w).body)["version"] == 2 and letter(w) == "b"
 
 
+# ---------------------------------------------------------------------------- a canary
+
+def canary(w, body, percent, name="echo"):
+    return w.get(f"/api/v1/modules/{name}?canary={percent}", admin=True, method="PUT", body=body)
+
+
+def promote(w, name="echo"):
+    return w.get(f"/api/v1/modules/{name}/promote", admin=True, method="POST", body="")
+
+
+def versions(w):
+    return {(v["version"], v["state"]) for v in module(w)["versions"]}
+
+
+def said(c):
+    c.send(frame(TEXT, "x"))
+    return c.message()[1][:1].decode()
+
+
+def test_canary(start, files):
+    """A share of the connections, and all that each has; then all, or none."""
+    w = start(config(files))
+    conns = [w.ws("/ws") for _ in range(200)]
+    r = canary(w, echo("b"), 25)
+    assert r.status == 200 and json.loads(r.body)["canary_percent"] == 25
+    assert versions(w) == {(1, "active"), (2, "canary")}
+    first = [said(c) for c in conns]
+    assert 20 < first.count("b") < 90 and set(first) == {"a", "b"}, "25 % of 200, within six deviations"
+    for _ in range(3):
+        assert [said(c) for c in conns] == first, "sticky"
+    asked = [letter(w) for _ in range(60)]
+    assert set(asked) == {"a", "b"}, "requests too, each on a connection of its own"
+    assert rollback(w).status == 200 and {said(c) for c in conns} == {"a"}
+    problem(promote(w), 409, "MODULE_NO_VERSION")
+    assert json.loads(canary(w, echo("c"), 25).body)["version"] == 1
+    w.may_die = True
+    os.kill(w.worker_pid(), signal.SIGKILL)
+    w.wait_logs("worker_ready", 2)
+    wait_for("it serves", w._is_ready)
+    assert versions(w) == {(1, "active"), (3, "canary")}, "a new worker has it as well"
+    assert promote(w).status == 200 and {letter(w) for _ in range(30)} == {"c"}
+    only(w)
+    assert versions(w) == {(3, "active")} and module(w)["rollback"]["version"] == 1
+    canary(w, echo("d"), 50)
+    assert putted(w, echo("e"))["version"] == 5 and {letter(w) for _ in range(30)} == {"e"}, "a PUT ends it"
+    only(w)
+    for c in conns:
+        c.close()
+
+
+@pytest.mark.parametrize("query", ["canary=0", "canary=100", "canary=", "canary=x", "canary=1x", "canari=10", "canary=-1", "x"])
+def test_canary_refused(start, files, query):
+    w = start(config(files))
+    problem(w.get(f"/api/v1/modules/echo?{query}", admin=True, method="PUT", body=echo("b")), 400, "INVALID")
+    assert versions(w) == {(1, "active")}
+
+
+def test_no_canary_of_an_actor_nor_of_what_is_bad(start, files):
+    w = start({"modules": {"echo": {"path": guest("add"), "instance": "module"}, "add": guest("add")}})
+    problem(canary(w, echo("b"), 10), 422, "MODULE_REFUSED")
+    problem(canary(w, BAD["it traps as it begins"], 10, "add"), 422, "MODULE_REFUSED")
+    assert module(w, "add")["canary_percent"] == 0 and module(w)["version"] == 1
+
+
 # ---------------------------------------------------------------------------- what can't be loaded
 
 @pytest.mark.guard(60)
