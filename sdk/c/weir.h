@@ -61,6 +61,9 @@ WEIR_EXPORT(on_ws_close) void on_ws_close(uint64_t conn, uint32_t code, uint32_t
 
 /* A timer that weir_timer_set of this module set, with its cookie. It belongs to no connection. */
 WEIR_EXPORT(on_timer) void on_timer(int64_t cookie);
+/* With `instance: module`, the last event before another version takes over: stores what is to
+ * stay. */
+WEIR_EXPORT(on_unload) void on_unload(void);
 
 /* Messages: of on_ws_message. */
 WEIR_IMPORT(msg_read) int32_t weir_msg_read(void *to, uint32_t cap);

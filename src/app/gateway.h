@@ -40,6 +40,7 @@ struct module_code {
     struct guest_module guest;
     struct list node; /* of those that were replaced */
     struct module_version version, before;
+    bool told; /* its on_unload was started */
 };
 
 /* What a module keeps in the host, whatever instance or version of it runs. */

@@ -1,11 +1,13 @@
 /* Versions of modules. A new one is loaded beside the old one and tried; then new events run it,
  * and the old one goes with the last event that names it.
+ * Where it is an actor, the new one's events wait for that, and its on_unload is that last event.
  *
  *   MODULE -> loaded -> trial (an instance is made) -> in force -> replaced -> last event ->
  * unloaded |         |                                          ^
  *               +---------+--- REFUSED: it is never in force --------+ */
 #include "app/gateway.h"
 #include "base/log.h"
+#include "guest/guest_instance.h"
 
 static const struct config_module *config_of(const struct gateway *gw, const struct module_code *c)
 {
@@ -81,6 +83,28 @@ static void refuse(uint32_t number, struct slice why)
     control_send_bytes(SYS_CONTROL_FD, CONTROL_REFUSED, number, why);
 }
 
+/* The actor that c takes over from may leave to it what it knows: so c's first event comes after
+ * its last one, in an instance that begins then. */
+static void actor_wait(const struct module_code *old, struct module_code *c)
+{
+    if (!c->guest.actor)
+        return;
+    c->guest.held = true;
+    if (old->guest.exports[GUEST_on_unload])
+        guest_instances_drop(&c->guest);
+}
+
+/* Whether an actor's last event was started just now, or can't be yet. */
+static bool actor_unloads(struct gateway *gw, struct module_code *c)
+{
+    struct guest_module *m = &c->guest;
+    if (!c->version.number || !m->actor || !m->n_kept || !m->exports[GUEST_on_unload] || c->told)
+        return false;
+    struct event *ev = event_new(gw, NULL, GUEST_on_unload, m, m->exports[GUEST_on_unload]);
+    c->told = ev && event_queue(ev) == ERR_NONE;
+    return true;
+}
+
 /* The trial's end. */
 static void tried(struct guest_call *call, enum err e)
 {
@@ -99,6 +123,7 @@ static void tried(struct guest_call *call, enum err e)
         replace(gw, s->canary);
         s->canary = c->version.percent ? c : NULL;
         if (!s->canary) {
+            actor_wait(s->code, c);
             replace(gw, s->code);
             s->code = c;
         }
@@ -173,8 +198,10 @@ void modules_reap(struct gateway *gw)
     for (struct list *n = gw->replaced.next, *next; n != &gw->replaced; n = next) {
         struct module_code *c = CONTAINER_OF(n, struct module_code, node);
         next = n->next;
-        if (c->guest.refs)
+        if (c->guest.refs || actor_unloads(gw, c))
             continue;
+        if (c->version.number)
+            gw->states[c->guest.number].code->guest.held = false;
         list_remove(n);
         if (c->version.number) /* it was in force */
             log_version(LOG_module_unloaded, gw, c);

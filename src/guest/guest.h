@@ -79,6 +79,7 @@ struct guest_module_limits {
     GUEST_EXPORT(on_ws_drain, "l", false)                                                          \
     GUEST_EXPORT(on_ws_close, "lii", false)                                                        \
     GUEST_EXPORT(on_timer, "l", false)                                                             \
+    GUEST_EXPORT(on_unload, "", false) /* of an actor */                                           \
     GUEST_EXPORT(_start, "", false) /* of a WASI command */
 
 enum guest_export {
@@ -99,6 +100,7 @@ struct guest_module {
     uint32_t number; /* the program's: the same for all versions of a module */
     uint32_t refs;   /* the program's: calls that name it; 0: it may be unloaded */
     uint64_t events; /* that were started */
+    bool held;       /* the program's: its calls wait */
     struct guest_module_limits limits;
     uint64_t allow; /* bits of enum guest_host */
     bool pulley;

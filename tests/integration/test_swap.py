@@ -314,6 +314,42 @@ def test_an_actor_begins_anew(start, files):
     only(w)
 
 
+COUNTER = """(module
+  (import "weir_v1" "kv_get" (func $get (param i32 i32 i32 i32) (result i32)))
+  (import "weir_v1" "kv_set" (func $set (param i32 i32 i32 i32 i64) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 0) "k")
+  (global $step i32 (i32.const %d))
+  (func (export "_initialize") (drop (call $get (i32.const 0) (i32.const 1) (i32.const 8) (i32.const 4))))
+  (func (export "count") (param $spin i32) (result i32)
+    (loop $l
+      (local.set $spin (i32.sub (local.get $spin) (i32.const 1)))
+      (br_if $l (i32.gt_s (local.get $spin) (i32.const 0))))
+    (i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (global.get $step)))
+    (i32.load (i32.const 8)))
+  (func (export "on_unload") %s (drop (call $set (i32.const 0) (i32.const 1) (i32.const 8) (i32.const 4) (i64.const 0)))))"""
+
+
+def test_an_actor_leaves_its_state_to_its_successor(start, files):
+    """on_unload is its last event, after all that ran or waited; the successor's come after it."""
+    file = files / "actor.wat"
+    file.write_text(COUNTER % (1, ""))
+    w = start({"modules": {"echo": {"path": str(file), "exec": "yes", "instance": "module", "snapshot": "no",
+                                    "limits": {"deadline": "2s", "timeout": "5s"}}}})
+    assert [w.exec("echo/count", "[0]") for _ in range(2)] == ["1", "2"]
+    putted(w, COUNTER % (10, ""))
+    assert [w.exec("echo/count", "[0]") for _ in range(2)] == ["12", "22"]
+    with w.raw() as slow:
+        slow.send("POST /api/exec/echo/count HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n[200000000]")
+        wait_for("it runs", lambda: module(w)["versions"][0]["running"] == 1)
+        putted(w, COUNTER % (100, "(unreachable)"))
+        assert w.exec("echo/count", "[0]") == "132", "which waited for the one before it"
+        assert slow.response().body == b"32\n"
+    putted(w, COUNTER % (1000, ""))
+    assert w.exec("echo/count", "[0]") == "1032", "what trapped left nothing of its own"
+    only(w)
+    assert len(w.logs("guest_failed")) == 1
+
+
 def test_a_new_worker_has_the_versions_in_force(start, files):
     w = start(config(files))
     putted(w, echo("b"))
