@@ -80,7 +80,7 @@ struct guest_module_limits {
     GUEST_EXPORT(on_ws_close, "lii", false)                                                        \
     GUEST_EXPORT(on_timer, "l", false)                                                             \
     GUEST_EXPORT(on_unload, "", false) /* of an actor */                                           \
-    GUEST_EXPORT(_start, "", false) /* of a WASI command */
+    GUEST_EXPORT(_start, "", false)    /* of a WASI command */
 
 enum guest_export {
 #define GUEST_EXPORT(name, params, result) GUEST_##name,
