@@ -1,14 +1,15 @@
 /* WASI in events: standard output and error become log lines, the environment is the module's
  * `env:`. A command (`_start`) answers an HTTP request as a CGI script does (RFC 3875): the body is
- * its standard input, the request's data are variables, standard output is the response. */
-#include <ctype.h>
-#include <stdio.h>
-
+ * its standard input, the request's data are variables, standard output is the response. What is
+ * said of that to users stands in docs/COMMANDS.md. */
 #include "app/gateway.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
-enum { LINE_MAX_BYTES = 4096 };
+enum { LINE_MAX_BYTES = 4096, HTTP_NAME_MAX = 134 };
+/* Bytes of the log an event, as a host call can't be interrupted and the log's pipe holds 64 KiB;
+ * a line costs more than its text. */
+enum { SAID_MAX = 16 << 10, LINE_COST = 64 };
 
 static struct event *event_of(struct guest_call *call)
 {
@@ -28,17 +29,21 @@ uint32_t command_input(struct guest_call *call, uint8_t *p, uint32_t cap)
 
 /* ---- output ---- */
 
+static void text_say(struct event *ev, bool error, struct slice text)
+{
+    if (!text.n || !log_begin(error ? LOG_guest_warn : LOG_guest_info))
+        return;
+    log_text("module", slice_str(ev->call.module->name));
+    if (ev->conn)
+        log_id("conn_id", conn_id(ev->conn));
+    log_text("text", utf8_cut(text, LINE_MAX_BYTES));
+    log_end();
+}
+
 static void line_say(struct event *ev, bool error)
 {
-    struct buf *line = &ev->lines[error];
-    if (line->len && log_begin(error ? LOG_guest_warn : LOG_guest_info)) {
-        log_text("module", slice_str(ev->call.module->name));
-        if (ev->conn)
-            log_id("conn_id", conn_id(ev->conn));
-        log_text("text", utf8_cut(buf_slice(line), LINE_MAX_BYTES));
-        log_end();
-    }
-    buf_clear(line, 0);
+    text_say(ev, error, buf_slice(&ev->lines[error]));
+    buf_clear(&ev->lines[error], 0);
 }
 
 void command_lines_end(struct event *ev)
@@ -47,181 +52,325 @@ void command_lines_end(struct event *ev)
     line_say(ev, true);
 }
 
-bool command_output(struct guest_call *call, bool error, struct slice data)
+/* Past the bound output is dropped, and the guest not told: a program that prints too much is still
+ * answered. */
+static void say(struct event *ev, bool error, struct slice data)
 {
-    struct event *ev = event_of(call);
-    if (ev->kind == GUEST__start && !error)
-        return buf_append(&ev->fx.body, data) == ERR_NONE;
-    /* What goes to the log is bounded as what goes to peers. */
-    if (ev->said + data.n > event_config(ev)->limits.output)
-        return false;
-    ev->said += (uint32_t)data.n;
-    while (data.n) {
-        struct buf *line = &ev->lines[error];
+    struct buf *line = &ev->lines[error];
+    line->max = LINE_MAX_BYTES;
+    while (data.n && ev->said < SAID_MAX) {
         const uint8_t *end = memchr(data.p, '\n', data.n);
         size_t n = end ? (size_t)(end - data.p) : data.n;
-        line->max = LINE_MAX_BYTES;
         size_t take = MIN(n, (size_t)LINE_MAX_BYTES - line->len);
         if (buf_append(line, slice_of(data.p, take)))
-            return false;
+            return;
         bool ended = end && take == n;
+        ev->said += (uint32_t)take + LINE_COST;
         if (ended || line->len == LINE_MAX_BYTES)
             line_say(ev, error);
         take += ended;
         data = slice_of(data.p + take, data.n - take);
+        if (ev->said >= SAID_MAX)
+            text_say(ev, true, SLICE("(what else it prints in this event is dropped)"));
     }
+}
+
+bool command_output(struct guest_call *call, bool error, struct slice data)
+{
+    struct event *ev = event_of(call);
+    if (ev->kind == GUEST__start && !error) {
+        ev->overflow |= buf_append(&ev->fx.body, data) != ERR_NONE;
+        return !ev->overflow;
+    }
+    say(ev, error, data);
     return true;
 }
 
 /* ---- environment ---- */
 
-struct environment {
+struct variables { /* texts with their NULs; those of `env:` come first, and stay */
     struct buf *out;
+    const struct config_module *m;
     uint32_t n;
-    bool full;
+    enum err e;
 };
 
-static void variable(struct environment *env, const char *name, struct slice value)
+static void put(struct variables *v, struct slice s)
 {
-    uint32_t before = env->out->len;
-    /* A NUL would end it early: no header has one, and a configuration neither. */
-    if (env->full || memchr(value.n ? value.p : (const uint8_t *)"", 0, value.n))
-        return;
-    if (buf_append(env->out, slice_str(name)) || buf_append(env->out, SLICE("=")) ||
-        buf_append(env->out, value) || buf_append(env->out, slice_of("", 1))) {
-        env->out->len = before;
-        env->full = true;
-        return;
-    }
-    env->n++;
+    if (!v->e)
+        v->e = buf_append(v->out, s);
 }
 
-/* HTTP_NAME, for each field once; RFC 3875 4.1.18. Proxy stays out: it would be taken for the
- * variable of that name. */
-static void fields(struct environment *env, const struct http_exchange *ex)
+static bool begin(struct variables *v, const char *name)
 {
-    for (uint32_t i = 0; i < ex->req.n_fields; i++) {
-        struct slice name = http_span_slice(ex->head, ex->req.fields[i].name);
-        char text[128] = "HTTP_";
-        bool first = http_exchange_field(ex, name).p ==
-                     http_span_slice(ex->head, ex->req.fields[i].value).p;
-        if (!first || name.n + 6 > sizeof(text) || slice_eq_nocase(name, SLICE("proxy")) ||
-            slice_eq_nocase(name, SLICE("authorization")))
+    if (config_env_get(v->m, slice_str(name)))
+        return false;
+    v->n++;
+    put(v, slice_str(name));
+    put(v, SLICE("="));
+    return true;
+}
+
+static void end(struct variables *v)
+{
+    put(v, slice_of("", 1));
+}
+
+static void variable(struct variables *v, const char *name, struct slice value)
+{
+    if (!begin(v, name))
+        return;
+    put(v, value);
+    end(v);
+}
+
+static uint8_t hex(uint8_t c)
+{
+    return c <= '9' ? c - '0' : (uint8_t)(ascii_lower(c) - 'a' + 10);
+}
+
+/* Decoded, as CGI wants it; %00, which no variable can hold, stays as it is. The parser has seen to
+ * it that two hex digits follow each %. */
+static void path_info(struct variables *v, struct slice path)
+{
+    if (!begin(v, "PATH_INFO"))
+        return;
+    for (size_t i = 0; i < path.n && !v->e; i++) {
+        uint8_t c = path.p[i];
+        if (c == '%' && i + 2 < path.n) {
+            uint8_t decoded = (uint8_t)(hex(path.p[i + 1]) << 4 | hex(path.p[i + 2]));
+            i += decoded ? 2 : 0;
+            c = decoded ? decoded : c;
+        }
+        put(v, slice_of(&c, 1));
+    }
+    end(v);
+}
+
+/* HTTP_NAME, or "" for fields that are none: Proxy would be taken for HTTP_PROXY, and a name with
+ * other characters than these for one with '-'. */
+static void meta_name(struct slice name, char out[HTTP_NAME_MAX])
+{
+    size_t n = 5;
+    out[0] = 0;
+    if (name.n > HTTP_NAME_MAX - 6 || slice_eq_nocase(name, SLICE("proxy")) ||
+        slice_eq_nocase(name, SLICE("content-type")) ||
+        slice_eq_nocase(name, SLICE("content-length")))
+        return;
+    for (size_t i = 0; i < name.n; i++) {
+        uint8_t c = ascii_lower(name.p[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '-')
+            return;
+        out[n++] = c == '-' ? '_' : c >= 'a' ? (char)(c - 32) : (char)c;
+    }
+    out[n] = 0;
+    memcpy(out, "HTTP_", 5);
+}
+
+/* One variable for all fields of a name, at its first. */
+static void field_variable(struct variables *v, const struct http_exchange *ex, uint32_t first)
+{
+    const struct http_request *r = &ex->req;
+    struct slice name = http_span_slice(ex->head, r->fields[first].name);
+    char meta[HTTP_NAME_MAX];
+    meta_name(name, meta);
+    for (uint32_t i = 0; i < first; i++)
+        if (slice_eq_nocase(http_span_slice(ex->head, r->fields[i].name), name))
+            return;
+    if (!meta[0] || !begin(v, meta))
+        return;
+    for (uint32_t i = first; i < r->n_fields; i++) {
+        if (!slice_eq_nocase(http_span_slice(ex->head, r->fields[i].name), name))
             continue;
-        for (size_t k = 0; k < name.n; k++)
-            text[5 + k] = name.p[k] == '-' ? '_' : (char)toupper(name.p[k]);
-        variable(env, text, http_span_slice(ex->head, ex->req.fields[i].value));
+        if (i > first)
+            put(v, slice_eq_nocase(name, SLICE("cookie")) ? SLICE("; ") : SLICE(", "));
+        put(v, http_span_slice(ex->head, r->fields[i].value));
     }
+    end(v);
 }
 
-static void cgi(struct environment *env, const struct event *ev)
+static void address_variables(struct variables *v, const char *text, const char *host_name,
+                              const char *port_name)
+{
+    char host[64];
+    uint16_t port;
+    const char *colon = strrchr(text, ':');
+    if (!colon || !config_address(text, host, &port))
+        return;
+    if (host_name)
+        variable(v, host_name, slice_str(host));
+    variable(v, port_name, slice_str(colon + 1));
+}
+
+/* The Host without its port. */
+static struct slice server_name(const struct http_exchange *ex)
+{
+    struct slice host = http_exchange_field(ex, SLICE("host"));
+    const uint8_t *colon = memrchr(host.p, ':', host.n);
+    bool address = host.n && host.p[host.n - 1] == ']';
+    return colon && !address ? slice_of(host.p, (size_t)(colon - host.p)) : host;
+}
+
+static void request_variables(struct variables *v, const struct event *ev)
 {
     const struct http_exchange *ex = ev->ex;
     const struct http_request *r = &ex->req;
-    struct sys_address peer, local;
-    char length[24];
-    snprintf(length, sizeof(length), "%zu", ex->body.n);
-    variable(env, "GATEWAY_INTERFACE", SLICE("CGI/1.1"));
-    variable(env, "SERVER_PROTOCOL", SLICE("HTTP/1.1"));
-    variable(env, "SERVER_SOFTWARE", SLICE("weir"));
-    variable(env, "REQUEST_METHOD", slice_str(http_method_name(r->method)));
-    variable(env, "SCRIPT_NAME", SLICE_NONE);
-    variable(env, "PATH_INFO", http_span_slice(ex->head, r->path));
-    variable(env, "QUERY_STRING", http_span_slice(ex->head, r->query));
-    variable(env, "CONTENT_LENGTH", slice_str(length));
-    variable(env, "CONTENT_TYPE", http_exchange_field(ex, SLICE("content-type")));
-    if (ev->conn->fd >= 0 && sys_peer(ev->conn->fd, &peer) == 0)
-        variable(env, "REMOTE_ADDR",
-                 slice_of(peer.text, strcspn(peer.text, "]") < strlen(peer.text)
-                                         ? strcspn(peer.text, "]") + 1
-                                         : strcspn(peer.text, ":")));
-    if (ev->conn->fd >= 0 && sys_local(ev->conn->fd, &local) == 0)
-        variable(env, "SERVER_PORT", slice_str(strrchr(local.text, ':') + 1));
-    variable(env, "SERVER_NAME", http_exchange_field(ex, SLICE("host")));
-    fields(env, ex);
+    struct slice path = http_span_slice(ex->head, r->path);
+    struct sys_address address;
+    char digits[16];
+    size_t at = sizeof(digits);
+    variable(v, "GATEWAY_INTERFACE", SLICE("CGI/1.1"));
+    variable(v, "SERVER_SOFTWARE", SLICE("weir"));
+    variable(v, "SERVER_PROTOCOL", r->minor ? SLICE("HTTP/1.1") : SLICE("HTTP/1.0"));
+    variable(v, "REQUEST_METHOD", slice_str(http_method_name(r->method)));
+    variable(v, "SCRIPT_NAME", slice_of(path.p, ev->script_n));
+    path_info(v, slice_of(path.p + ev->script_n, path.n - ev->script_n));
+    variable(v, "QUERY_STRING", http_span_slice(ex->head, r->query));
+    struct slice type = http_exchange_field(ex, SLICE("content-type"));
+    if (type.n)
+        variable(v, "CONTENT_TYPE", type);
+    for (size_t n = ex->body.n; n; n /= 10)
+        digits[--at] = (char)('0' + n % 10);
+    if (ex->body.n)
+        variable(v, "CONTENT_LENGTH", slice_of(digits + at, sizeof(digits) - at));
+    variable(v, "SERVER_NAME", server_name(ex));
+    if (ev->conn->fd >= 0 && sys_local(ev->conn->fd, &address) == 0)
+        address_variables(v, address.text, NULL, "SERVER_PORT");
+    if (ev->conn->fd >= 0 && sys_peer(ev->conn->fd, &address) == 0)
+        address_variables(v, address.text, "REMOTE_ADDR", "REMOTE_PORT");
+    for (uint32_t i = 0; i < r->n_fields; i++)
+        field_variable(v, ex, i);
 }
 
 uint32_t command_environment(struct guest_call *call, struct buf *out)
 {
-    struct event *ev = event_of(call);
-    const struct config_module *m = event_config(ev);
-    struct environment env = {.out = out};
-    for (uint32_t i = 0; i < m->n_env; i++) {
-        const char *value = strchr(m->env[i], '=') + 1;
-        char name[CONFIG_ENV_NAME_MAX + 1];
-        snprintf(name, sizeof(name), "%.*s", (int)(value - 1 - m->env[i]), m->env[i]);
-        variable(&env, name, slice_str(value));
-    }
+    const struct event *ev = event_of(call);
+    struct variables v = {out, event_config(ev), 0, ERR_NONE};
+    for (; v.n < v.m->n_env; v.n++)
+        put(&v, slice_of(v.m->env[v.n], strlen(v.m->env[v.n]) + 1));
     if (ev->kind == GUEST__start && ev->ex)
-        cgi(&env, ev);
-    return env.n;
+        request_variables(&v, ev);
+    if (v.e) { /* too much, or no memory: none rather than a part */
+        buf_clear(out, 0);
+        return 0;
+    }
+    return v.n;
 }
 
 /* ---- the response ---- */
 
-struct head {
-    unsigned status;
-    size_t n; /* bytes of the output that are head; 0: it has none */
-};
-
-/* One line of a CGI head. false: it is none, or not one that a guest may send. */
-static bool head_line(struct event *ev, struct slice line, struct head *head)
+static struct slice trim(struct slice s)
 {
-    const uint8_t *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
-    if (!colon)
-        return false;
-    struct slice name = slice_of(line.p, (size_t)(colon - line.p));
-    struct slice value = slice_of(colon + 1, line.n - name.n - 1);
-    while (value.n && (*value.p == ' ' || *value.p == '\t'))
-        value = slice_of(value.p + 1, value.n - 1);
-    if (slice_eq_nocase(name, SLICE("status"))) {
-        unsigned n = 0;
-        for (size_t i = 0; i < value.n && i < 3 && isdigit(value.p[i]); i++)
-            n = n * 10 + (unsigned)(value.p[i] - '0');
-        head->status = n;
-        return n >= 200 && n <= 599;
-    }
-    if (!event_field_allowed(name, value))
-        return false;
-    const struct slice parts[] = {name, SLICE(": "), value, SLICE("\r\n")};
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-        if (buf_append(&ev->fx.head, parts[i]))
-            return false;
-    return true;
+    while (s.n && (s.p[0] == ' ' || s.p[0] == '\t'))
+        s = slice_of(s.p + 1, s.n - 1);
+    while (s.n && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t' || s.p[s.n - 1] == '\r'))
+        s.n--;
+    return s;
 }
 
-/* Lines up to an empty one; where one of them is no header, the output has no head. */
-static bool head_read(struct event *ev, struct slice out, struct head *head)
+/* "404 Not Found"; 0: none. */
+static unsigned status_of(struct slice value)
 {
-    for (size_t from = 0; from < out.n;) {
-        const uint8_t *end = memchr(out.p + from, '\n', out.n - from);
-        if (!end)
+    unsigned status = 0;
+    if (value.n < 3 || (value.n > 3 && value.p[3] != ' '))
+        return 0;
+    for (int i = 0; i < 3; i++) {
+        if (value.p[i] < '0' || value.p[i] > '9')
+            return 0;
+        status = 10 * status + value.p[i] - '0';
+    }
+    return status >= 200 && status <= 599 ? status : 0;
+}
+
+struct header {
+    unsigned status;
+    bool type, location;
+};
+
+/* One line of the header block into the response's fields. NULL, or what is wrong with it. */
+static const char *header_line(struct event *ev, struct slice line, struct header *h)
+{
+    const uint8_t *colon = memchr(line.p, ':', line.n);
+    struct slice name = slice_of(line.p, colon ? (size_t)(colon - line.p) : 0);
+    struct slice value = colon ? trim(slice_of(colon + 1, line.n - name.n - 1)) : SLICE_NONE;
+    bool type = slice_eq_nocase(name, SLICE("content-type"));
+    bool location = slice_eq_nocase(name, SLICE("location"));
+    const struct slice parts[] = {name, SLICE(": "), value, SLICE("\r\n")};
+    if (!event_field_valid(name, value))
+        return "a line of the header block on stdout is no field";
+    if (slice_eq_nocase(name, SLICE("status"))) {
+        bool twice = h->status;
+        h->status = status_of(value);
+        return twice || !h->status ? "Status on stdout is no status of 200 to 599" : NULL;
+    }
+    if ((type && h->type) || (location && h->location))
+        return "a field on stdout is there twice";
+    h->type |= type;
+    h->location |= location;
+    if (event_field_own(name))
+        return NULL;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        if (buf_append(&ev->fx.head, parts[i]))
+            return "the header block on stdout is too large";
+    return NULL;
+}
+
+/* Whether output begins with a header block: lines with a colon up to an empty one, among them one
+ * of the three fields of which CGI wants one. */
+static bool block_begins(struct slice out)
+{
+    static const char *const wanted[] = {"content-type", "location", "status"};
+    bool found = false;
+    while (out.n) {
+        const uint8_t *end_of = memchr(out.p, '\n', out.n);
+        if (!end_of)
             return false;
-        size_t n = (size_t)(end - out.p) - from;
-        struct slice line = slice_of(out.p + from, n && end[-1] == '\r' ? n - 1 : n);
-        from += n + 1;
-        if (!line.n) {
-            head->n = from;
-            return from > n + 1; /* at least one line */
-        }
-        if (!head_line(ev, line, head))
+        struct slice line = slice_of(out.p, (size_t)(end_of - out.p));
+        const uint8_t *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
+        if (!line.n || (line.n == 1 && line.p[0] == '\r'))
+            return found;
+        if (!colon)
             return false;
+        for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
+            found |= slice_eq_nocase(slice_of(line.p, (size_t)(colon - line.p)),
+                                     slice_str(wanted[i]));
+        out = slice_of(end_of + 1, out.n - line.n - 1);
     }
     return false;
 }
 
-void command_respond(struct event *ev)
+/* Takes the header block off the output. NULL, or what is wrong with it. */
+static const char *block_take(struct event *ev)
 {
-    struct head head = {200, 0};
-    struct slice out = buf_slice(&ev->fx.body), type = SLICE_NONE;
-    if (!head_read(ev, out, &head)) {
-        buf_clear(&ev->fx.head, 0);
-        head = (struct head){200, 0};
-        type = SLICE("text/plain; charset=utf-8");
+    struct slice rest = buf_slice(&ev->fx.body);
+    struct header h = {0};
+    for (bool more = true; more;) {
+        const uint8_t *end_of = memchr(rest.p, '\n', rest.n); /* block_begins saw it */
+        struct slice line = slice_of(rest.p, (size_t)(end_of - rest.p));
+        rest = slice_of(end_of + 1, rest.n - line.n - 1);
+        if (line.n && line.p[line.n - 1] == '\r')
+            line.n--;
+        more = line.n > 0;
+        const char *wrong = more ? header_line(ev, line, &h) : NULL;
+        if (wrong)
+            return wrong;
     }
-    struct http_response r = {head.status, type, buf_slice(&ev->fx.head),
-                              slice_of(out.p + head.n, out.n - head.n)};
-    if (out.n == head.n)
-        r.body = SLICE_NONE;
-    http_exchange_respond(&ev->gw->http, ev->conn, &r);
+    ev->fx.status = (uint16_t)(h.status ? h.status : h.location ? 302 : 200);
+    ev->head_n = (uint32_t)(ev->fx.body.len - rest.n);
+    return NULL;
+}
+
+enum err command_response(struct event *ev)
+{
+    const char *wrong = NULL;
+    buf_clear(&ev->fx.head, 0);
+    if (ev->overflow)
+        wrong = "it printed more than limits.output";
+    else if (block_begins(buf_slice(&ev->fx.body)))
+        wrong = block_take(ev);
+    else if (buf_append(&ev->fx.head, SLICE("Content-Type: text/plain; charset=utf-8\r\n")))
+        return ERR_NO_MEMORY;
+    if (wrong)
+        event_failed(&ev->call, ERR_GUEST_RESPONSE, slice_str(wrong));
+    return wrong ? ERR_GUEST_RESPONSE : ERR_NONE;
 }

@@ -8,6 +8,7 @@
 
 /* More than a configuration needs; less than takes long to read or to say. */
 enum {
+    ENV_VALUE_MAX = 4096,
     FILE_MAX = 1 << 20,
     MODULES_MAX = 256,
     ROUTES_MAX = 1024,
@@ -71,12 +72,24 @@ static bool env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, voi
     size_t n = strlen(name);
     if (!n || n > CONFIG_ENV_NAME_MAX || strchr(name, '='))
         reader_fail(r, key, "a variable's name has 1 to 128 characters and no =");
+    else if (text && strlen(text) > ENV_VALUE_MAX)
+        reader_fail(r, value, "a variable has at most %d bytes", ENV_VALUE_MAX);
     else if (text && asprintf(&line, "%s=%s", name, text) > 0) {
         m->env = reader_grow(m->env, &m->n_env, sizeof(*m->env));
         m->env[m->n_env - 1] = line;
     }
     free(text);
     return true;
+}
+
+const char *config_env_get(const struct config_module *m, struct slice name)
+{
+    for (uint32_t i = 0; i < m->n_env; i++) {
+        const char *value = strchr(m->env[i], '=') + 1;
+        if (slice_eq(slice_of(m->env[i], (size_t)(value - 1 - m->env[i])), name))
+            return value;
+    }
+    return NULL;
 }
 
 static const struct reader_map env_map = {.noun = "variable",

@@ -66,6 +66,8 @@ struct config {
 enum err config_parse(struct slice yaml, const char *file, struct config *out,
                       struct buf *errors) MUST_USE;
 void config_done(struct config *c);
+/* A value of a module's `env:`; NULL: there is none. */
+const char *config_env_get(const struct config_module *m, struct slice name);
 enum err config_write_docs(struct buf *out) MUST_USE;
 /* "1.2.3.4:80" or "[::1]:80" taken apart; host has no brackets, and may be no address. */
 bool config_address(const char *text, char host[64], uint16_t *port);

@@ -168,14 +168,15 @@ static void finish_http(struct event *ev, enum err e)
 {
     struct http_server *s = &ev->gw->http;
     int32_t status = status_of(ev);
+    struct slice body = buf_slice(&ev->fx.body);
+    if (ev->head_n)
+        body = slice_of(body.p + ev->head_n, body.n - ev->head_n);
     struct http_response r = {ev->fx.status ? ev->fx.status : 200, SLICE_NONE,
-                              buf_slice(&ev->fx.head), buf_slice(&ev->fx.body)};
+                              buf_slice(&ev->fx.head), body};
     if (!e && status)
         r = (struct http_response){(unsigned)status, SLICE_NONE, SLICE_NONE, SLICE_NONE};
     if (e)
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
-    else if (ev->kind == GUEST__start)
-        command_respond(ev);
     else
         http_exchange_respond(s, ev->conn, &r);
 }
@@ -238,7 +239,8 @@ static bool run_again(struct event *ev)
     buf_clear(&ev->reads, KEEP_WARM);
     ev->read_all = ev->chose_protocol = ev->kv_used = false;
     ev->kv_delta = 0;
-    ev->read = ev->said = 0;
+    ev->read = ev->said = ev->head_n = 0;
+    ev->overflow = false;
     memcpy(ev->call.frame.values, ev->args, sizeof(ev->args));
     return true;
 }
@@ -256,6 +258,8 @@ static void done(struct guest_call *call, enum err e)
         e = ERR_GUEST_CONFLICT;
         event_failed(call, e, slice_str(err_text(e)));
     }
+    if (!e && ev->kind == GUEST__start)
+        e = command_response(ev);
     if (!e && status_of(ev) && !status_valid(status_of(ev)))
         e = ERR_GUEST_RESPONSE;
     if (e)
@@ -313,7 +317,8 @@ struct event *event_new(struct gateway *gw, struct conn *c, enum guest_export ki
     ev->active = true;
     ev->kept = ev->read_all = ev->kv_used = false;
     ev->attempts = 0;
-    ev->read = ev->said = 0;
+    ev->read = ev->said = ev->head_n = ev->script_n = 0;
+    ev->overflow = false;
     ev->kv_delta = 0;
     ev->call.module = m;
     m->refs++;

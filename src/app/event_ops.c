@@ -295,14 +295,19 @@ OP(resp_status)
 }
 
 /* The gateway frames the message itself: what would frame it otherwise is refused. */
-bool event_field_allowed(struct slice name, struct slice value)
+bool event_field_own(struct slice name)
 {
     static const char *const own[] = {
         "content-length",       "transfer-encoding",        "connection", "date",   "upgrade",
         "sec-websocket-accept", "sec-websocket-extensions", "keep-alive", "trailer"};
     for (size_t i = 0; i < ARRAY_LEN(own); i++)
         if (slice_eq_nocase(name, slice_str(own[i])))
-            return false;
+            return true;
+    return false;
+}
+
+bool event_field_valid(struct slice name, struct slice value)
+{
     return name.n <= HEADER_NAME_MAX && http_token_valid(name) && http_field_value_valid(value);
 }
 
@@ -313,7 +318,8 @@ OP(resp_header)
     bool handshake = ev->kind == GUEST_on_ws_handshake;
     if (name.n + value.n > ev->fx.head.max)
         return LIMIT;
-    if ((!handshake && ev->kind != GUEST_on_http) || !event_field_allowed(name, value))
+    if ((!handshake && ev->kind != GUEST_on_http) || event_field_own(name) ||
+        !event_field_valid(name, value))
         return INVALID;
     if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
         if (!handshake || ev->chose_protocol ||
@@ -447,14 +453,8 @@ OP(random)
 
 OP(config_get)
 {
-    const struct config_module *m = event_config(event_of(call));
-    struct slice key = guest_bytes(&a[0]);
-    for (uint32_t i = 0; i < m->n_env; i++) {
-        const char *value = strchr(m->env[i], '=') + 1;
-        if (slice_eq(slice_of(m->env[i], (size_t)(value - 1 - m->env[i])), key))
-            return copy_out(slice_str(value), &a[1]);
-    }
-    return ABSENT;
+    const char *value = config_env_get(event_config(event_of(call)), guest_bytes(&a[0]));
+    return value ? copy_out(slice_str(value), &a[1]) : ABSENT;
 }
 
 OP(log)

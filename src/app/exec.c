@@ -137,6 +137,8 @@ void exec_finish(struct event *ev, enum err e)
     const struct guest_function *f = ev->function;
     struct http_server *s = &ev->gw->http;
     size_t n = 0;
+    if (!e && ev->call.exited && f->n_results)
+        e = ERR_GUEST_EXIT; /* before it had a result */
     if (e) {
         http_exchange_fail(s, ev->conn, e, SLICE_NONE, buf_slice(&ev->copy));
         return;
@@ -279,6 +281,7 @@ void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, 
     }
     ev->ex = ex;
     if (runs) {
+        ev->script_n = ex->req.path.len;
         event_start_http(ev);
         return;
     }

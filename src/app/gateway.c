@@ -36,7 +36,9 @@ static int route_find(const struct gateway *gw, struct slice path, enum route_ki
 
 static void guest_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, int route)
 {
-    struct guest_module *m = gateway_module(gw, (uint32_t)gw->config.routes[route].module, c);
+    const struct config_route *r = &gw->config.routes[route];
+    struct guest_module *m = gateway_module(gw, (uint32_t)r->module, c);
+    size_t n = strlen(r->path);
     enum guest_export kind = m->exports[GUEST_on_http] ? GUEST_on_http : GUEST__start;
     struct event *ev = event_new(gw, c, kind, m, m->exports[kind]);
     if (!ev) {
@@ -44,6 +46,7 @@ static void guest_request(struct gateway *gw, struct conn *c, struct http_exchan
         return;
     }
     ev->ex = ex;
+    ev->script_n = (uint32_t)(r->path[n - 1] == '*' ? n - 2 : n);
     event_start_http(ev);
 }
 
@@ -204,6 +207,10 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
 enum err gateway_module_check(const struct config *config, uint32_t i, const struct guest_module *m,
                               struct buf *why)
 {
+    if (m->exports[GUEST__start] && m->actor) {
+        enum err e = buf_printf(why, "a WASI command runs once: it needs instance: event");
+        return e ? e : ERR_MODULE_REFUSED;
+    }
     for (uint32_t r = 0; r < config->n_routes; r++) {
         const struct config_route *route = &config->routes[r];
         bool http = route->kind == ROUTE_HTTP;

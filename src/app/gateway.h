@@ -100,7 +100,9 @@ struct event {
     struct weir_value args[WEIR_VALUES_MAX]; /* for another attempt */
     struct buf lines[2];                     /* of WASI's output and error, not yet logged */
     uint32_t read, said;                     /* bytes of WASI's input and to the log */
-    bool active, kept, chose_protocol;       /* kept: it outlived its input, which is paused */
+    uint32_t script_n, head_n; /* a command's: of the path, SCRIPT_NAME; of the output, its head */
+    bool overflow;             /* a command's: it printed more than it may */
+    bool active, kept, chose_protocol; /* kept: it outlived its input, which is paused */
 };
 
 /* gateway.c */
@@ -140,8 +142,9 @@ extern const struct guest_ops event_ops;
 /* A connection that the guest may reach: an open WebSocket of its own module. NULL: there is none.
  */
 struct conn *event_reach(struct event *ev, uint64_t id);
-struct slice event_space(const struct event *ev);                /* where its topics live */
-bool event_field_allowed(struct slice name, struct slice value); /* in a guest's response */
+struct slice event_space(const struct event *ev);              /* where its topics live */
+bool event_field_own(struct slice name);                       /* which the gateway writes itself */
+bool event_field_valid(struct slice name, struct slice value); /* in a guest's response */
 bool event_topic_valid(const struct gateway *gw, struct slice name);
 
 /* event.c */
@@ -193,7 +196,8 @@ uint32_t command_input(struct guest_call *call, uint8_t *p, uint32_t cap);
 bool command_output(struct guest_call *call, bool error, struct slice data);
 uint32_t command_environment(struct guest_call *call, struct buf *out);
 void command_lines_end(struct event *ev); /* logs what has no line's end */
-void command_respond(struct event *ev);   /* standard output as the response */
+/* Makes a response of standard output. ERR_GUEST_RESPONSE, which is logged: it is none. */
+enum err command_response(struct event *ev) MUST_USE;
 
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);

@@ -134,8 +134,11 @@ static void report(struct guest_call *c, enum err e)
 static void finish(struct guests *g, struct guest_call *c, int polled)
 {
     enum err e = ERR_NONE;
-    if (polled < 0 && c->exited && !c->exit_code && !c->frame.n_results) {
-        wasmtime_error_delete(c->frame.error); /* that is how a command ends well */
+    if (polled < 0 && c->exited && !c->exit_code) {
+        /* That is how a command ends well; a handler, as if it had returned 0. */
+        wasmtime_error_delete(c->frame.error);
+        for (uint32_t i = 0; i < c->frame.n_results; i++)
+            c->frame.values[i] = (struct weir_value){WASMTIME_I32, 0};
     } else if (polled < 0) {
         /* What is neither is a failed instantiation: its memory does not fit, or no slot does. */
         e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;

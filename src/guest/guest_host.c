@@ -107,16 +107,32 @@ enum err guest_host_link(wasmtime_linker_t *linker, struct buf *why)
     return guest_wasi_link(linker, why);
 }
 
+static bool memory_exported(const wasmtime_module_t *module)
+{
+    wasm_exporttype_vec_t exports;
+    bool found = false;
+    wasmtime_module_exports(module, &exports);
+    for (size_t i = 0; i < exports.size; i++) {
+        const wasm_name_t *name = wasm_exporttype_name(exports.data[i]);
+        found |= slice_eq(slice_of(name->data, name->size), SLICE("memory")) &&
+                 wasm_externtype_kind(wasm_exporttype_type(exports.data[i])) == WASM_EXTERN_MEMORY;
+    }
+    wasm_exporttype_vec_delete(&exports);
+    return found;
+}
+
 /* What `allow:` does not list is as good as not there: a module that imports it is refused. */
 enum err guest_host_allow(const struct guest_module *m, struct buf *why)
 {
     wasm_importtype_vec_t imports;
     enum err e = ERR_NONE;
+    bool wasi = false;
     wasmtime_module_imports(m->module, &imports);
     for (size_t i = 0; i < imports.size && !e; i++) {
         const wasm_name_t *from = wasm_importtype_module(imports.data[i]);
         const wasm_name_t *name = wasm_importtype_name(imports.data[i]);
         struct slice module = slice_of(from->data, from->size);
+        wasi |= guest_wasi_imports(module, slice_of(name->data, name->size));
         if (guest_wasi_imports(module, slice_of(name->data, name->size)) &&
             !(m->allow >> GUEST_ALLOW_WASI & 1)) {
             e = buf_printf(why, "it imports %.*s.%.*s, but its allow: does not list wasi",
@@ -134,5 +150,9 @@ enum err guest_host_allow(const struct guest_module *m, struct buf *why)
             }
     }
     wasm_importtype_vec_delete(&imports);
+    if (!e && wasi && !memory_exported(m->module)) {
+        e = buf_printf(why, "it imports functions of WASI, so it must export its memory");
+        e = e ? e : ERR_MODULE_REFUSED;
+    }
     return e;
 }

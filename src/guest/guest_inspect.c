@@ -35,6 +35,19 @@ static enum err type(struct buf *out, const wasm_externtype_t *t)
     return e ? e : buf_printf(out, ")");
 }
 
+/* A name is whatever the module's author likes: nothing of it may move a terminal's cursor, or look
+ * like a line of ours. */
+static enum err name_put(struct buf *out, const wasm_name_t *name)
+{
+    enum err e = ERR_NONE;
+    for (size_t i = 0; i < name->size && !e; i++) {
+        uint8_t c = (uint8_t)name->data[i];
+        e = c < 0x20 || c >= 0x7f ? buf_printf(out, "\\x%02x", c)
+                                  : buf_append(out, slice_of(&c, 1));
+    }
+    return e;
+}
+
 static enum err imports(struct buf *out, const wasmtime_module_t *module)
 {
     wasm_importtype_vec_t v;
@@ -46,8 +59,11 @@ static enum err imports(struct buf *out, const wasmtime_module_t *module)
         struct slice s = slice_of(name->data, name->size);
         bool wasi = guest_wasi_imports(slice_of(from->data, from->size), s);
         const char *answer = wasi ? guest_wasi_answer(s) : NULL;
-        e = buf_printf(out, "  %.*s.%.*s ", (int)from->size, from->data, (int)name->size,
-                       name->data);
+        e = buf_append(out, SLICE("  "));
+        e = e ? e : name_put(out, from);
+        e = e ? e : buf_append(out, SLICE("."));
+        e = e ? e : name_put(out, name);
+        e = e ? e : buf_append(out, SLICE(" "));
         e = e ? e : type(out, wasm_importtype_type(v.data[i]));
         e = e ? e : buf_printf(out, "%s%s\n", answer ? ": " : "", answer ? answer : "");
     }
@@ -81,7 +97,9 @@ static enum err exports(struct buf *out, const wasmtime_module_t *module)
         restored |= is(name, "weir:restore");
         if (own(name))
             continue;
-        e = buf_printf(out, "  %.*s ", (int)name->size, name->data);
+        e = buf_append(out, SLICE("  "));
+        e = e ? e : name_put(out, name);
+        e = e ? e : buf_append(out, SLICE(" "));
         e = e ? e : type(out, wasm_exporttype_type(v.data[i]));
         e = e ? e : buf_printf(out, "\n");
     }

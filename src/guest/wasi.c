@@ -8,7 +8,8 @@
 enum { OK = 0, BADF = 8, FAULT = 21, INVAL = 28, NOSPC = 51, NOSYS = 52, SPIPE = 70 };
 enum { FD_IN, FD_OUT, FD_ERR, CLOCK_REALTIME_ID = 0, CLOCK_THREAD_ID = 3, FILETYPE_CHARACTER = 2 };
 enum { SUBSCRIPTION_SIZE = 48, EVENT_SIZE = 32, SUBSCRIPTION_CLOCK = 0 };
-enum { IOVECS_MAX = 1024, RANDOM_MAX = 64 << 10, POLL_MAX = 64, ABORT_TEXT_MAX = 200 };
+enum { CHUNK_MAX = 64 << 10 }; /* bytes that a call moves, as none can be interrupted */
+enum { IOVECS_MAX = 1024, RANDOM_MAX = CHUNK_MAX, POLL_MAX = 64, ABORT_TEXT_MAX = 200 };
 
 /* A call with its parameters, and the guest's memory now. */
 struct wasi {
@@ -214,15 +215,16 @@ static int buffers(const struct wasi *w, bool reads)
     for (uint32_t i = 0; i < n; i++) {
         uint32_t size = load32(list + (size_t)i * 8 + 4);
         uint8_t *p = at(w, load32(list + (size_t)i * 8), size);
-        if (!p || sum + (uint64_t)size > UINT32_MAX)
+        if (!p)
             return FAULT;
+        size = MIN(size, CHUNK_MAX - sum);
         uint32_t done = size;
         if (reads)
             done = ops->input(w->call, p, size);
         else if (!ops->output(w->call, arg(w, 0) == FD_ERR, slice_of(p, size)))
             return sum ? store32(w, arg(w, 3), sum) : NOSPC;
         sum += done;
-        if (done < size)
+        if (done < size || sum == CHUNK_MAX)
             break;
     }
     return store32(w, arg(w, 3), sum);
@@ -287,7 +289,7 @@ static void text_add(const struct wasi *w, uint32_t from, struct buf *out)
 {
     const uint8_t *length = from >= 4 ? at(w, from - 4, 4) : NULL;
     uint32_t n = length ? MIN(load32(length) / 2, (uint32_t)ABORT_TEXT_MAX) : 0;
-    const uint8_t *p = at(w, from, (uint64_t)n * 2);
+    const uint8_t *p = length ? at(w, from, load32(length)) : NULL;
     for (uint32_t i = 0; p && i < n; i++) {
         uint8_t c = p[(size_t)i * 2 + 1] || p[(size_t)i * 2] > 126 ? '?' : p[(size_t)i * 2];
         if (buf_append(out, slice_of(&c, 1)))
