@@ -181,7 +181,9 @@ static const struct guest_function *find(struct gateway *gw, const struct conn *
         struct guest_module *m = gateway_module(gw, i, c);
         if (slice_eq(slice_str(m->name), name) && reachable(gw, m)) {
             *out = m;
-            return slash && !function.n ? NULL : guest_function_find(m, function);
+            /* A command is what it does as a whole, unless its functions are asked for. */
+            bool whole = command(m) && strcmp(gw->config.modules[i].exec, "yes") != 0;
+            return whole || (slash && !function.n) ? NULL : guest_function_find(m, function);
         }
     }
     return NULL;

@@ -221,6 +221,8 @@ def test_exec_yes(weir):
     assert weir.exec("both-yes/f", "[]") == "5"
     assert weir.exec("both-yes", "[]") == "5", "on_http is no function of exec: f is the only one"
     assert weir.exec("command-yes/f", "[]") == "5"
+    r = weir.post("/api/exec/command", "[]")
+    assert (r.status, r.body) == (200, b""), "the command, which prints nothing; not its function f"
     assert weir.get("/both").status == 204, "a module that exec does not reach still answers HTTP"
 
 
