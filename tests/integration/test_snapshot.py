@@ -146,6 +146,7 @@ def test_a_generator_of_go_is_found(tmp_path):
     assert is_snapshot(code) and b"weir:chacha8:0" in code and "1 generators" in said
 
 
+@pytest.mark.guard(120)
 def test_a_go_module_is_stored_when_asked(tmp_path):
     """Its runtime keeps a hash key and maps' seeds beside the two generators: that takes a yes."""
     draw = GUESTS.parents[2] / "examples" / "go" / "draw.wasm"

@@ -3,6 +3,7 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.guard(120)  # a Go module is compiled, and its initialisation run twice
 DRAW = pathlib.Path(__file__).resolve().parents[2] / "examples" / "go" / "draw.wasm"
 CONFIG = {"modules": {"draw": {"path": str(DRAW), "snapshot": "yes", "limits": {"memory": "16MiB"}}}}
 
