@@ -348,8 +348,12 @@ void sys_ticker_set(uint32_t interval_ms)
 enum err sys_fd_read(int fd, size_t max, struct slice *out)
 {
     struct stat st;
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+    if (fstat(fd, &st) < 0)
         return ERR_SYS;
+    if (!S_ISREG(st.st_mode)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+        return ERR_SYS;
+    }
     if ((uint64_t)st.st_size > max)
         return ERR_LIMIT;
     size_t n = (size_t)st.st_size;
