@@ -8,6 +8,17 @@
 
 static const char yaml[] = "modules: {inspected: {path: \"${WEIR_INSPECTED}\"}}";
 
+/* The engine's words, with names that the module chose: they go to a terminal, and begin no line.
+ */
+static void reason(const struct buf *why)
+{
+    for (uint32_t i = 0; i < why->len; i++)
+        if (why->p[i] == '\n')
+            printf("\n  ");
+        else
+            putchar(why->p[i] >= 0x20 && why->p[i] < 0x7f ? why->p[i] : '?');
+}
+
 static int fail(const struct buf *why)
 {
     fprintf(stderr, "%.*s\n", (int)why->len, why->len ? (const char *)why->p : "");
@@ -28,8 +39,10 @@ static int inspect(const struct config *config, struct buf *out)
         return fail(out);
     guests_init(&guests, &limits, &event_ops, &now_ns);
     enum err e = guest_inspect(&guests, false, fd, out);
-    fwrite(out->len ? (const char *)out->p : "", 1, out->len, stdout);
-    buf_clear(out, UINT32_MAX);
+    if (!e) {
+        fwrite(out->len ? (const char *)out->p : "", 1, out->len, stdout);
+        buf_clear(out, UINT32_MAX);
+    }
     e = e ? e : artifact_open(config, m, false, &fd, out);
     if (!e) {
         gateway_module_init(config, 0, &module);
@@ -38,8 +51,9 @@ static int inspect(const struct config *config, struct buf *out)
             guest_unload(&module);
     }
     guests_done(&guests);
-    printf("loads: %s%.*s\n", e ? "no: " : "yes", (int)out->len,
-           out->len ? (const char *)out->p : "");
+    printf("loads: %s", e ? "no: " : "yes");
+    reason(out);
+    putchar('\n');
     return e ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 

@@ -1,14 +1,36 @@
 /* What a module asks for and offers, in words: `weir inspect`. */
 #include "guest/guest.h"
 
-static enum err types(struct buf *out, const wasm_valtype_vec_t *v)
+/* wasm_valtype_kind ends the program where it is asked of a vector or of most references. */
+static const char *type_name(const wasm_valtype_t *t)
 {
     static const char *const names[] = {
         [WASM_I32] = "i32", [WASM_I64] = "i64", [WASM_F32] = "f32", [WASM_F64] = "f64"};
+    const char *name = "other";
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        wasm_valtype_t *number = wasm_valtype_new((wasm_valkind_t)i);
+        name = wasmtime_wasm_valtype_equal(t, number) ? names[i] : name;
+        wasm_valtype_delete(number);
+    }
+    return name;
+}
+
+static enum err types(struct buf *out, const wasm_valtype_vec_t *v)
+{
     enum err e = ERR_NONE;
-    for (size_t i = 0; i < v->size && !e; i++) {
-        wasm_valkind_t kind = wasm_valtype_kind(v->data[i]);
-        e = buf_printf(out, "%s%s", i ? ", " : "", kind <= WASM_F64 ? names[kind] : "other");
+    for (size_t i = 0; i < v->size && !e; i++)
+        e = buf_printf(out, "%s%s", i ? ", " : "", type_name(v->data[i]));
+    return e;
+}
+
+/* A name is any UTF-8, and goes to a terminal: what is not printable ASCII is shown by its bytes.
+ */
+static enum err name_add(struct buf *out, const wasm_name_t *name)
+{
+    enum err e = ERR_NONE;
+    for (size_t i = 0; i < name->size && !e; i++) {
+        uint8_t c = (uint8_t)name->data[i];
+        e = c > 0x20 && c < 0x7f ? buf_append(out, slice_of(&c, 1)) : buf_printf(out, "\\%02x", c);
     }
     return e;
 }
@@ -20,8 +42,10 @@ static enum err type(struct buf *out, const wasm_externtype_t *t)
     if (m) {
         const wasm_limits_t *l = wasm_memorytype_limits(m);
         bool bounded = l->max != UINT32_MAX;
-        return buf_printf(out, "memory, %u to %s%.0u pages of 64 KiB", l->min,
-                          bounded ? "" : "any number of", bounded ? l->max : 0);
+        return buf_printf(out,
+                          bounded ? "memory, %u to %u pages of 64 KiB"
+                                  : "memory, %u and more pages of 64 KiB",
+                          l->min, l->max);
     }
     if (!f)
         return buf_printf(out, "%s",
@@ -60,9 +84,9 @@ static enum err imports(struct buf *out, const wasmtime_module_t *module)
         bool wasi = guest_wasi_imports(slice_of(from->data, from->size), s);
         const char *answer = wasi ? guest_wasi_answer(s) : NULL;
         e = buf_append(out, SLICE("  "));
-        e = e ? e : name_put(out, from);
+        e = e ? e : name_add(out, from);
         e = e ? e : buf_append(out, SLICE("."));
-        e = e ? e : name_put(out, name);
+        e = e ? e : name_add(out, name);
         e = e ? e : buf_append(out, SLICE(" "));
         e = e ? e : type(out, wasm_importtype_type(v.data[i]));
         e = e ? e : buf_printf(out, "%s%s\n", answer ? ": " : "", answer ? answer : "");
@@ -98,7 +122,7 @@ static enum err exports(struct buf *out, const wasmtime_module_t *module)
         if (own(name))
             continue;
         e = buf_append(out, SLICE("  "));
-        e = e ? e : name_put(out, name);
+        e = e ? e : name_add(out, name);
         e = e ? e : buf_append(out, SLICE(" "));
         e = e ? e : type(out, wasm_exporttype_type(v.data[i]));
         e = e ? e : buf_printf(out, "\n");
