@@ -30,7 +30,8 @@ static enum err name_add(struct buf *out, const wasm_name_t *name)
     enum err e = ERR_NONE;
     for (size_t i = 0; i < name->size && !e; i++) {
         uint8_t c = (uint8_t)name->data[i];
-        e = c > 0x20 && c < 0x7f ? buf_append(out, slice_of(&c, 1)) : buf_printf(out, "\\%02x", c);
+        e = c >= 0x20 && c < 0x7f ? buf_append(out, slice_of(&c, 1))
+                                  : buf_printf(out, "\\x%02x", c);
     }
     return e;
 }
@@ -57,19 +58,6 @@ static enum err type(struct buf *out, const wasm_externtype_t *t)
     e = e ? e : buf_printf(out, ") -> (");
     e = e ? e : types(out, wasm_functype_results(f));
     return e ? e : buf_printf(out, ")");
-}
-
-/* A name is whatever the module's author likes: nothing of it may move a terminal's cursor, or look
- * like a line of ours. */
-static enum err name_put(struct buf *out, const wasm_name_t *name)
-{
-    enum err e = ERR_NONE;
-    for (size_t i = 0; i < name->size && !e; i++) {
-        uint8_t c = (uint8_t)name->data[i];
-        e = c < 0x20 || c >= 0x7f ? buf_printf(out, "\\x%02x", c)
-                                  : buf_append(out, slice_of(&c, 1));
-    }
-    return e;
 }
 
 static enum err imports(struct buf *out, const wasmtime_module_t *module)
