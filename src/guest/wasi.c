@@ -215,8 +215,8 @@ static int buffers(const struct wasi *w, bool reads)
     for (uint32_t i = 0; i < n; i++) {
         uint32_t size = load32(list + (size_t)i * 8 + 4);
         uint8_t *p = at(w, load32(list + (size_t)i * 8), size);
-        if (!p)
-            return FAULT;
+        if (!p) /* what was taken before it would be written again */
+            return sum ? store32(w, arg(w, 3), sum) : FAULT;
         size = MIN(size, CHUNK_MAX - sum);
         uint32_t done = size;
         if (reads)
