@@ -295,10 +295,14 @@ def test_every_pointer_is_tried_outside():
     assert {name for name, _ in POINTERS} | plain == {*DOES, "proc_exit"}
 
 
-@pytest.mark.parametrize("name,vector,n", [("fd_read", 1300, 1), ("fd_read", 1400, 1), ("fd_write", 1200, 2),
+@pytest.mark.parametrize("name,vector,n", [("fd_read", 1300, 1), ("fd_read", 1400, 1),
                                            ("fd_write", 1300, 1), ("fd_write", 1400, 1)])
 def test_vectors_that_lead_outside(weir, name, vector, n):
     assert call(weir, name, int(name == "fd_write"), vector, n, 64) == EFAULT
+
+
+def test_what_was_taken_before_a_vector_that_leads_outside_counts(weir):
+    assert call(weir, "fd_write", 1, 1200, 2, 64) == 0
 
 
 @pytest.mark.parametrize("name", ["fd_read", "fd_write"])
