@@ -845,17 +845,24 @@ CPU_STEP = 10_000_000
 def test_cpu_of_a_module(weir):
     """Past its time of a second it waits for the next one, while others run and nobody spins."""
     with Guest(weir, "/busy") as busy, Guest(weir) as other:
-        throttle(weir, busy)
-        begun, answers = time.monotonic(), 0
-        while not select.select([busy.raw.sock], [], [], 0)[0]:
-            other.silent()
-            answers += 1
-        assert answers >= 20, f"others ran while it waited {time.monotonic() - begun} s"
-        throttled_answer(busy)
+        answers = 0
+        for _ in range(5):  # one that comes late in its second waits for next to nothing
+            throttle(weir, busy)
+            answers = 0
+            while not select.select([busy.raw.sock], [], [], 0)[0]:
+                other.silent()
+                answers += 1
+            throttled_answer(busy)
+            if answers >= 20:
+                break
+        assert answers >= 20, "others ran while it waited"
         pid = weir.worker_pid()
-        throttle(weir, busy)
-        cpu, slept, begun = cpu_seconds(pid), switches(pid), time.monotonic()
-        throttled_answer(busy)
+        for _ in range(5):
+            throttle(weir, busy)
+            cpu, slept, begun = cpu_seconds(pid), switches(pid), time.monotonic()
+            throttled_answer(busy)
+            if time.monotonic() - begun > 0.2:
+                break
         assert 0.2 < time.monotonic() - begun < 3
         assert cpu_seconds(pid) - cpu <= 0.1
         assert switches(pid) - slept < 60
