@@ -26,6 +26,9 @@ struct weir_snapshot_options {
 int weir_snapshot(const wasm_byte_vec_t *wasm, const struct weir_snapshot_options *options,
                   wasm_byte_vec_t *out, char **said);
 
+/* Makes bulk memory instructions of a valid module yield: see engine/src/bulk.rs. */
+void weir_bulk_split(wasm_byte_vec_t *wasm);
+
 /* Marks a module whose instances can be restored: NULL. Else it stays, and the text says why. */
 char *weir_restore_mark(wasm_byte_vec_t *wasm);
 

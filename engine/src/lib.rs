@@ -18,11 +18,15 @@ use wasmtime_c_api::wasmtime::*;
 
 mod call;
 #[cfg(feature = "compiler")]
+mod bulk;
+#[cfg(feature = "compiler")]
 mod compiler;
 #[cfg(feature = "compiler")]
 mod restore;
 #[cfg(feature = "compiler")]
 mod snapshot;
+#[cfg(feature = "compiler")]
+mod splice;
 
 /// Guest stack and the host's share of a fiber: both builds compile the first into the code.
 const WASM_STACK: usize = 64 << 10;

@@ -15,6 +15,8 @@ use wasmparser::{
 };
 use wasmtime_c_api::wasm_byte_vec_t;
 
+use crate::splice::{leb, leb_read, section};
+
 /// Their values are put back one by one: more of them, and making an instance is the cheaper way.
 const GLOBALS_MAX: usize = 64;
 /// The image that is kept of what a memory begins with.
@@ -45,7 +47,7 @@ struct Found {
 
 /// Everything that the rule below has been thought through for. A proposal that is not here may
 /// have other ways to change an instance.
-fn known() -> WasmFeatures {
+pub(crate) fn known() -> WasmFeatures {
     WasmFeatures::WASM2
         | WasmFeatures::TAIL_CALL
         | WasmFeatures::EXTENDED_CONST
@@ -151,42 +153,6 @@ fn sleb(out: &mut Vec<u8>, mut n: i32) {
         n >>= 7;
     }
     out.push(n as u8 & 0x7f);
-}
-
-fn leb(out: &mut Vec<u8>, mut n: u32) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-/// A number of a module that was validated, and the index after it.
-fn leb_read(from: &[u8], mut at: usize) -> (u32, usize) {
-    let (mut n, mut shift) = (0u32, 0);
-    loop {
-        n |= ((from[at] & 0x7f) as u32) << shift;
-        at += 1;
-        if from[at - 1] < 0x80 {
-            return (n, at);
-        }
-        shift += 7;
-    }
-}
-
-/// The section `id` with `n` entries more, which are `more`; `old` is its content, if it had any.
-fn section(out: &mut Vec<u8>, id: u8, old: Option<&[u8]>, n: u32, more: &[u8]) {
-    let mut body = Vec::new();
-    let (count, rest) = old.map_or((0, &[][..]), |old| {
-        let (count, at) = leb_read(old, 0);
-        (count, &old[at..])
-    });
-    leb(&mut body, count + n);
-    body.extend_from_slice(rest);
-    body.extend_from_slice(more);
-    out.push(id);
-    leb(out, body.len() as u32);
-    out.extend_from_slice(&body);
 }
 
 fn mark(wasm: &[u8], found: &Found) -> Vec<u8> {

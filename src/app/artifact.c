@@ -11,7 +11,7 @@
 #include "guest/guest.h"
 
 enum { MODULE_MAX = 64 << 20 };
-static const char WEIRC_MAKES[] = "2";
+static const char WEIRC_MAKES[] = "3";
 
 static enum err refuse(struct buf *why, const char *path, const char *what)
 {

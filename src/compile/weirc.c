@@ -117,6 +117,7 @@ static int compile(const struct options *o)
         return fail_error(o->in, error);
     if (snapshot(o, &wasm))
         return 1;
+    weir_bulk_split(&wasm);
     /* Why it can't be restored is nothing that its user has to mend. */
     weir_text_delete(weir_restore_mark(&wasm));
     if (!weir_compile(engine, &wasm, &code, &text))
