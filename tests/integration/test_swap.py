@@ -134,7 +134,7 @@ def test_put_and_rollback(start, files, engine):
         assert letter(w) == "b", "back and forth"
         assert putted(w, echo("c"))["version"] == 3, "a number is not used twice"
     only(w)
-    assert [x["version"] for x in w.logs("module_swapped")] == [2, 1, 2, 3]
+    assert [x["version"] for x in w.wait_logs("module_swapped", n=4)] == [2, 1, 2, 3]
     assert w.metric("module_swaps_total") == 4 and w.metric("module_changes_failed_total") == 0
     assert module(w, "add")["version"] == 1, "others are as they were"
 

@@ -26,12 +26,14 @@ IMF_DATE = re.compile(r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|Ma
                       r"Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d GMT$")
 
 _taken = set()
+# Tests run in two processes, each with ports of its own.
+_PARITY = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2
 
 
 def free_port():
     """A port below the ephemeral range, so that no client socket can take it meanwhile."""
     while True:
-        port = random.randrange(20000, 32000)
+        port = random.randrange(20000 + _PARITY, 32000, 2)
         if port in _taken:
             continue
         with socket.socket() as s:

@@ -13,7 +13,7 @@ DATA = bytes(i * 7 % 251 for i in range(3 * PART))  # the passive segment, 192 K
 
 FOLDER = tempfile.TemporaryDirectory()
 PATH = pathlib.Path(FOLDER.name) / "bulk.wat"
-PATH.write_text(pathlib.Path(guest("bulk")).read_text().replace(
+PATH.write_text(pathlib.Path(guest("parts")).read_text().replace(
     '"PASSIVE"', '"' + "".join(f"\\{b:02x}" for b in DATA) + '"'))
 CONFIG = {"modules": {engine: {"path": str(PATH), "engine": engine,
                                "limits": {"deadline": "500ms", "timeout": "5s"}}

@@ -1,0 +1,46 @@
+;; For /api/exec: bulk memory instructions of any length, on a memory of 6 pages that begins as a
+;; pattern. Returns a hash of all of the memory.
+(module
+  (memory (export "memory") 6 6)
+  (data $d "\00\01\02\03\04\05\06\07")
+  (data $long "PASSIVE")
+  (func $pattern (local $i i32)
+    (loop $l
+      (i64.store (local.get $i) (i64.mul (i64.extend_i32_u (i32.add (local.get $i) (i32.const 1)))
+        (i64.const 0x9e3779b97f4a7c15)))
+      (local.set $i (i32.add (local.get $i) (i32.const 8)))
+      (br_if $l (i32.lt_u (local.get $i) (i32.const 0x60000)))))
+  (func $hash (result i64) (local $i i32) (local $h i64)
+    (loop $l
+      (local.set $h (i64.add (i64.mul (local.get $h) (i64.const 31)) (i64.load (local.get $i))))
+      (local.set $i (i32.add (local.get $i) (i32.const 8)))
+      (br_if $l (i32.lt_u (local.get $i) (i32.const 0x60000))))
+    (local.get $h))
+  (func (export "copy") (param $to i32) (param $from i32) (param $n i32) (result i64)
+    (call $pattern)
+    (memory.copy (local.get $to) (local.get $from) (local.get $n))
+    (call $hash))
+  (func (export "fill") (param $to i32) (param $byte i32) (param $n i32) (result i64)
+    (call $pattern)
+    (memory.fill (local.get $to) (local.get $byte) (local.get $n))
+    (call $hash))
+  (func (export "init") (param $to i32) (param $from i32) (param $n i32) (result i64)
+    (call $pattern)
+    (memory.init $long (local.get $to) (local.get $from) (local.get $n))
+    (call $hash))
+  (func (export "init_short") (param $to i32) (param $from i32) (param $n i32) (result i64)
+    (call $pattern)
+    (memory.init $d (local.get $to) (local.get $from) (local.get $n))
+    (call $hash))
+  ;; lengths that are known: short ones stay as they are
+  (func (export "known") (result i64)
+    (call $pattern)
+    (memory.copy (i32.const 100) (i32.const 7) (i32.const 65536))
+    (memory.copy (i32.const 100) (i32.const 70000) (i32.const 65537))
+    (memory.fill (i32.const 200000) (i32.const 7) (i32.const 100))
+    (call $hash))
+  ;; one of 256 KiB after the other
+  (func $filler (export "endless")
+    (loop $l
+      (memory.fill (i32.const 0) (i32.const 1) (i32.const 0x60000))
+      (br $l))))
