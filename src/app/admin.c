@@ -35,8 +35,10 @@ static void respond(struct gateway *gw, struct conn *c, unsigned status, struct 
 static void metrics_respond(struct gateway *gw, struct conn *c)
 {
     struct buf out;
+    struct metrics sum = {0};
     buf_init(&out, 1 << 20);
-    enum err e = metrics_write(&out);
+    metrics_add(&sum);
+    enum err e = metrics_write(&sum, &out);
     if (e)
         http_exchange_fail(&gw->admin, c, e, SLICE_NONE, SLICE_NONE);
     else

@@ -72,6 +72,11 @@ static inline bool slice_eq_nocase(struct slice a, struct slice b)
             assert_failed(#cond, __FILE__, __LINE__);                                              \
     } while (0)
 
+/* Which of the program's loops the calling thread runs: 0 where there is one. All that base/ counts
+ * is counted by thread. */
+enum { THREADS_MAX = 64 };
+extern _Thread_local uint8_t thread_number;
+
 _Noreturn void assert_failed(const char *cond, const char *file, int line);
 
 #endif

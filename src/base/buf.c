@@ -1,21 +1,36 @@
 #include "base/buf.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-static uint64_t held;
+/* By thread, so that counting is an addition of its own: memory may be freed by another thread than
+ * took it, and only the sum of all means something. */
+static struct {
+    _Alignas(64) _Atomic uint64_t held[MEM_KINDS];
+} threads[THREADS_MAX];
 
-uint64_t mem_buffer_bytes(void)
+void mem_count(enum mem_kind kind, int64_t n)
 {
-    return held;
+    _Atomic uint64_t *held = &threads[thread_number].held[kind];
+    uint64_t now = atomic_load_explicit(held, memory_order_relaxed) + (uint64_t)n;
+    atomic_store_explicit(held, now, memory_order_relaxed);
+}
+
+uint64_t mem_bytes(enum mem_kind kind)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < THREADS_MAX; i++)
+        sum += atomic_load_explicit(&threads[i].held[kind], memory_order_relaxed);
+    return sum;
 }
 
 void *mem_alloc(size_t n)
 {
     void *p = malloc(n);
     if (p)
-        held += n;
+        mem_count(MEM_BUFFER, (int64_t)n);
     return p;
 }
 
@@ -23,7 +38,7 @@ void mem_free(void *p, size_t n)
 {
     if (!p)
         return;
-    held -= n;
+    mem_count(MEM_BUFFER, -(int64_t)n);
     free(p);
 }
 
@@ -48,7 +63,7 @@ enum err buf_reserve(struct buf *b, size_t n)
     uint8_t *p = realloc(b->p, cap);
     if (!p)
         return ERR_NO_MEMORY;
-    held += cap - b->cap;
+    mem_count(MEM_BUFFER, (int64_t)(cap - b->cap));
     b->p = p;
     b->cap = (uint32_t)cap;
     return ERR_NONE;

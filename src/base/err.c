@@ -34,6 +34,8 @@ uint16_t err_close_code(enum err e)
     return rows[e].code;
 }
 
+_Thread_local uint8_t thread_number;
+
 _Noreturn void assert_failed(const char *cond, const char *file, int line)
 {
     fprintf(stderr,

@@ -22,9 +22,10 @@ static const char *const levels[] = {"debug", "info", "warn", "error"};
 
 static struct log_output output;
 static enum log_level log_least = LOG_INFO;
-static char line[LINE_MAX_BYTES];
-static size_t used;
-static uint64_t dropped_unsaid;
+/* A thread's line is its own until it is written, by one call. */
+static _Thread_local char line[LINE_MAX_BYTES];
+static _Thread_local size_t used;
+static _Thread_local uint64_t dropped_unsaid;
 
 void log_open(const struct log_output *to, enum log_level least)
 {

@@ -4,7 +4,7 @@
 
 #include "base/pool.h"
 
-struct metrics metrics;
+_Thread_local struct metrics metrics;
 
 static const struct {
     const char *name, *text;
@@ -53,15 +53,16 @@ static const char *label_close(int row)
 static const struct row {
     const char *name, *help, *label;
     enum kind kind;
-    const uint64_t *values;
+    size_t at; /* in struct metrics: count values */
     int count;
     label_name *label_of;
 } rows[] = {
-#define COUNTER(name, help) {#name, help, NULL, KIND_COUNTER, &metrics.name, 1, NULL},
-#define GAUGE(name, help) {#name, help, NULL, KIND_GAUGE, &metrics.name, 1, NULL},
-#define GAUGE_NS(name, help) {#name, help, NULL, KIND_GAUGE_NS, &metrics.name, 1, NULL},
+#define AT(name) offsetof(struct metrics, name)
+#define COUNTER(name, help) {#name, help, NULL, KIND_COUNTER, AT(name), 1, NULL},
+#define GAUGE(name, help) {#name, help, NULL, KIND_GAUGE, AT(name), 1, NULL},
+#define GAUGE_NS(name, help) {#name, help, NULL, KIND_GAUGE_NS, AT(name), 1, NULL},
 #define FAMILY(name, label, table, help)                                                           \
-    {#name, help, #label, KIND_FAMILY, metrics.name, METRICS_TABLE_##table, label_##table},
+    {#name, help, #label, KIND_FAMILY, AT(name), METRICS_TABLE_##table, label_##table},
 #include "tbl/metrics.def"
 #undef COUNTER
 #undef GAUGE
@@ -74,22 +75,33 @@ static const char *type_of(const struct row *r)
     return r->kind == KIND_COUNTER || r->kind == KIND_FAMILY ? "counter" : "gauge";
 }
 
-enum err metrics_write(struct buf *out)
+void metrics_add(struct metrics *to)
 {
-    metrics.pool_bytes = pool_bytes();
-    metrics.buffer_bytes = mem_buffer_bytes();
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const uint64_t *mine = (const uint64_t *)((const char *)&metrics + rows[i].at);
+        uint64_t *sum = (uint64_t *)((char *)to + rows[i].at);
+        for (int j = 0; j < rows[i].count; j++)
+            sum[j] = rows[i].kind == KIND_GAUGE_NS ? MAX(sum[j], mine[j]) : sum[j] + mine[j];
+    }
+    to->pool_bytes = pool_bytes(); /* of all threads already */
+    to->buffer_bytes = mem_buffer_bytes();
+}
+
+enum err metrics_write(const struct metrics *m, struct buf *out)
+{
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         const struct row *r = &rows[i];
+        const uint64_t *values = (const uint64_t *)((const char *)m + r->at);
         enum err e = buf_printf(out, "# HELP weir_%s %s\n# TYPE weir_%s %s\n", r->name, r->help,
                                 r->name, type_of(r));
         for (int j = 0; j < r->count && !e; j++) {
             if (r->kind == KIND_GAUGE_NS)
-                e = buf_printf(out, "weir_%s %.9f\n", r->name, (double)r->values[j] / 1e9);
+                e = buf_printf(out, "weir_%s %.9f\n", r->name, (double)values[j] / 1e9);
             else if (r->kind != KIND_FAMILY)
-                e = buf_printf(out, "weir_%s %" PRIu64 "\n", r->name, r->values[j]);
+                e = buf_printf(out, "weir_%s %" PRIu64 "\n", r->name, values[j]);
             else
                 e = buf_printf(out, "weir_%s{%s=\"%s\"} %" PRIu64 "\n", r->name, r->label,
-                               r->label_of(j), r->values[j]);
+                               r->label_of(j), values[j]);
         }
         if (e)
             return e;

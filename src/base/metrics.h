@@ -31,10 +31,12 @@ struct metrics {
 #undef FAMILY
 };
 
-extern struct metrics metrics;
+extern _Thread_local struct metrics metrics; /* the calling thread's: a loop counts its own */
 
+/* Adds the calling thread's: values are summed, nanoseconds are the largest of all. */
+void metrics_add(struct metrics *to);
 /* Prometheus text format 0.0.4. */
-enum err metrics_write(struct buf *out) MUST_USE;
+enum err metrics_write(const struct metrics *m, struct buf *out) MUST_USE;
 /* The table as docs/METRICS.md. */
 enum err metrics_write_docs(struct buf *out) MUST_USE;
 

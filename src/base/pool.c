@@ -2,13 +2,13 @@
 
 #include <stdlib.h>
 
-#define NO_SLOT UINT32_MAX
+#include "base/buf.h"
 
-static uint64_t held;
+#define NO_SLOT UINT32_MAX
 
 uint64_t pool_bytes(void)
 {
-    return held;
+    return mem_bytes(MEM_POOL);
 }
 
 static uint32_t chunks_of(uint32_t items)
@@ -32,10 +32,10 @@ void pool_done(struct pool *p)
 {
     for (uint32_t i = 0; i < chunks_of(p->count); i++) {
         free(p->chunks[i]);
-        held -= (uint64_t)POOL_CHUNK * p->item_size;
+        mem_count(MEM_POOL, -(int64_t)POOL_CHUNK * p->item_size);
     }
     free(p->chunks);
-    held -= chunks_of(p->count) * sizeof(*p->chunks);
+    mem_count(MEM_POOL, -(int64_t)(chunks_of(p->count) * sizeof(*p->chunks)));
     pool_init(p, p->item_size, p->max);
 }
 
@@ -49,7 +49,7 @@ static bool grow(struct pool *p)
     chunks[have] = calloc(POOL_CHUNK, p->item_size);
     if (!chunks[have])
         return false;
-    held += (uint64_t)POOL_CHUNK * p->item_size + sizeof(*chunks);
+    mem_count(MEM_POOL, (int64_t)POOL_CHUNK * p->item_size + (int64_t)sizeof(*chunks));
     return true;
 }
 

@@ -40,6 +40,8 @@ ssize_t sys_send(int fd, struct slice a);
 ssize_t sys_send2(int fd, struct slice a, struct slice b); /* one call, a before b */
 int sys_shutdown_write(int fd);
 void sys_close(int fd);
+int sys_wake_open(void);     /* readable once sys_wake was called, from any thread */
+void sys_wake(int fd);
 int sys_reserve_open(void);  /* a descriptor kept only to be given up when they run out */
 uint32_t sys_fd_limit(void); /* raises the soft limit to the hard one, returns it */
 

@@ -210,6 +210,18 @@ void sys_close(int fd)
         close(fd);
 }
 
+int sys_wake_open(void)
+{
+    return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+void sys_wake(int fd)
+{
+    uint64_t one = 1;
+    ssize_t n = write(fd, &one, sizeof(one));
+    ASSERT(n == sizeof(one) || errno == EAGAIN); /* its count is at its end: it is readable */
+}
+
 int sys_reserve_open(void)
 {
     return result(eventfd(0, EFD_CLOEXEC)); /* no file: a caged worker opens none */

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <ctype.h>
+#include <pthread.h>
 
 #include "base/metrics.h"
 #include "base/pool.h"
@@ -60,7 +61,9 @@ static char *write_all(void)
 {
     struct buf out;
     buf_init(&out, 1 << 20);
-    assert_err(metrics_write(&out), ERR_NONE);
+    struct metrics sum = {0};
+    metrics_add(&sum);
+    assert_err(metrics_write(&sum, &out), ERR_NONE);
     assert_null(memchr(out.p, 0, out.len));
     char *text = strndup((char *)out.p, out.len);
     buf_done(&out);
@@ -120,9 +123,49 @@ static void values_are_written_where_they_belong(void **state)
     assert_non_null(strstr(text, "\nweir_connections_closed_total{reason=\"IDLE\"} 13\n"));
     snprintf(want, sizeof(want), "\nweir_pool_bytes %llu\n", (unsigned long long)pool_bytes());
     assert_non_null(strstr(text, want));
-    assert_true(metrics.buffer_bytes >= 12345);
+    snprintf(want, sizeof(want), "\nweir_buffer_bytes %llu\n",
+             (unsigned long long)mem_buffer_bytes());
+    assert_non_null(strstr(text, want));
+    assert_true(mem_buffer_bytes() >= 12345);
     mem_free(held, 12345);
     free(text);
+    memset(&metrics, 0, sizeof(metrics));
+}
+
+static void *another_thread(void *arg)
+{
+    struct metrics *sum = arg;
+    thread_number = 1;
+    metrics.connections_active = 3;
+    metrics.errors_total[ERR_WS_UTF8] = 4;
+    metrics.loop_away_max_seconds = 5;
+    metrics.loop_busy_max_seconds = 70;
+    metrics_add(sum);
+    return mem_alloc(100);
+}
+
+static void threads_count_for_themselves_and_are_summed(void **state)
+{
+    (void)state;
+    struct metrics sum = {0};
+    pthread_t thread;
+    void *taken;
+    uint64_t before = mem_buffer_bytes();
+    metrics.connections_active = 10;
+    metrics.errors_total[ERR_WS_UTF8] = 20;
+    metrics.loop_away_max_seconds = 50;
+    metrics.loop_busy_max_seconds = 60;
+    metrics_add(&sum);
+    assert_int_equal(pthread_create(&thread, NULL, another_thread, &sum), 0);
+    assert_int_equal(pthread_join(thread, &taken), 0);
+    assert_int_equal(metrics.connections_active, 10);
+    assert_int_equal(sum.connections_active, 13);
+    assert_int_equal(sum.errors_total[ERR_WS_UTF8], 24);
+    assert_int_equal(sum.loop_away_max_seconds, 50);
+    assert_int_equal(sum.loop_busy_max_seconds, 70);
+    assert_int_equal(mem_buffer_bytes(), before + 100);
+    mem_free(taken, 100); /* by another thread than took it */
+    assert_int_equal(mem_buffer_bytes(), before);
     memset(&metrics, 0, sizeof(metrics));
 }
 
@@ -132,7 +175,7 @@ static void a_buffer_too_small_is_an_error(void **state)
     struct buf out;
     for (uint32_t max = 0; max < 4000; max += 97) {
         buf_init(&out, max);
-        assert_err(metrics_write(&out), ERR_LIMIT);
+        assert_err(metrics_write(&metrics, &out), ERR_LIMIT);
         buf_done(&out);
         buf_init(&out, MIN(max, 1000));
         assert_err(metrics_write_docs(&out), ERR_LIMIT);
@@ -163,6 +206,7 @@ int main(void)
         cmocka_unit_test(each_close_reason_has_a_name_a_text_and_a_code),
         cmocka_unit_test(the_text_is_prometheus_format),
         cmocka_unit_test(values_are_written_where_they_belong),
+        cmocka_unit_test(threads_count_for_themselves_and_are_summed),
         cmocka_unit_test(a_buffer_too_small_is_an_error),
         cmocka_unit_test(the_page_names_every_metric),
     };
