@@ -31,6 +31,15 @@ void weir_plan_delete(struct weir_plan *plan);
 /* Whether its memory and its mutable globals are all that an instance can change. */
 bool weir_plan_restorable(const struct weir_plan *plan);
 
+/* What a store's memories and tables may have; they ask for what they begin with, and for what they
+ * grow by. Stays where it is until the store is deleted. */
+struct weir_limit {
+    size_t memory_max, table_max; /* bytes; elements */
+    uint64_t held;                /* bytes that were given: the caller gives them back */
+    bool (*take)(struct weir_limit *limit, uint64_t bytes); /* whether there are that many more */
+};
+void weir_store_limit(wasmtime_store_t *store, struct weir_limit *limit);
+
 enum { WEIR_VALUES_MAX = 16 };
 /* The signature of an exported function of numbers, as kinds; false where it is none. */
 bool weir_plan_signature(const struct weir_plan *plan, const char *name,

@@ -17,6 +17,7 @@ pub use wasmtime_c_api::*;
 use wasmtime_c_api::wasmtime::*;
 
 mod call;
+mod limit;
 #[cfg(feature = "compiler")]
 mod bulk;
 #[cfg(feature = "compiler")]

@@ -1,7 +1,7 @@
 /* Words between supervisor and worker, over a SOCK_SEQPACKET pair.
  *
  *   supervisor                                      worker
- *     START {restarts} + configuration  ---->
+ *     START {restarts, its PSS} + configuration  ---->
  *     LISTENER {admin} + socket         ---->          for each
  *     MODULE {index} + compiled code    ---->          for each, one at a time
  *                                       <----         LOADED {index}, or REFUSED {index, why}

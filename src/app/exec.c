@@ -201,8 +201,10 @@ static enum err arguments_of(const struct http_exchange *ex, const struct guest_
         snprintf(detail, 640, "%.300s at byte %d",
                  ex->body.n ? error.text : "the body is empty; send a JSON array", error.position);
         /* JSON, but with a number that no type of WebAssembly holds. */
-        return json_error_code(&error) == json_error_numeric_overflow ? ERR_EXEC_ARGUMENTS
-                                                                      : ERR_EXEC_JSON;
+        enum json_error_code code = json_error_code(&error);
+        return code == json_error_numeric_overflow ? ERR_EXEC_ARGUMENTS
+               : code == json_error_unknown        ? ERR_NO_MEMORY /* which is all it says then */
+                                                   : ERR_EXEC_JSON;
     }
     bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
     for (size_t i = 0; ok && i < f->n_args; i++)

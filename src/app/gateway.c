@@ -8,8 +8,10 @@
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
 enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
 enum { PAGE_MAX = 1 << 20 };
-enum { REFUSED_READS = 16 }; /* of what one that is refused has sent */
-enum { TURN_EVENTS = 32 };   /* guests' events of a connection in its turn */
+enum { CONNECTION_ROOM = 64 << 10 }; /* for its place, a request's head, and an answer */
+enum { REFUSED_READS = 16 };         /* of what one that is refused has sent */
+enum { TRIM_MS = 100 };        /* between two times that the allocator gives memory back */
+enum { TURN_EVENTS = 32 };           /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
 
 /* ---- routes ---- */
@@ -126,12 +128,12 @@ static void accept_pause(struct gateway *gw, struct listener *l)
     wheel_set(&gw->loop.wheel, &l->timer, ACCEPT_PAUSE_MS);
 }
 
-static void refuse_full(int fd)
+static void refuse_full(int fd, enum err why)
 {
     struct slice full = SLICE("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
                               "Connection: close\r\nContent-Length: 0\r\n\r\n");
     metrics.connections_refused_total++;
-    metrics.errors_total[ERR_CONNECTIONS]++;
+    metrics.errors_total[why]++;
     /* What the peer has said already is taken first, or the close would be a reset that destroys
      * the answer on its way. */
     uint8_t drop[4096];
@@ -164,8 +166,11 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
             continue; /* that one has gone already */
         bool admin = l->server == &gw->admin;
         uint64_t most = admin ? ADMIN_CONNECTIONS : gw->config.limits.connections;
-        if (places_taken(gw, admin) >= most) {
-            refuse_full(fd);
+        enum err why = places_taken(gw, admin) >= most        ? ERR_CONNECTIONS
+                       : !admin && !mem_room(MEM_BUFFER, CONNECTION_ROOM) ? ERR_NO_MEMORY
+                                                              : ERR_NONE;
+        if (why) {
+            refuse_full(fd, why);
             continue;
         }
         struct conn *c = conn_open(&gw->net, fd, admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
@@ -250,6 +255,10 @@ static bool phase_pending(void *arg)
     struct gateway *gw = arg;
     upgrade_drains(gw);
     modules_reap(gw);
+    if (gw->loop.now_ms - gw->trimmed_ms >= TRIM_MS && mem_trim_due()) {
+        gw->trimmed_ms = gw->loop.now_ms;
+        sys_memory_trim();
+    }
     return !list_empty(&gw->guests.turns);
 }
 

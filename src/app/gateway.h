@@ -70,7 +70,7 @@ struct gateway {
     unsigned n_listeners;
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
-    uint64_t drain_until_ms;
+    uint64_t drain_until_ms, trimmed_ms;
     struct timer drain_timer;
     struct list free_events;
 };

@@ -1,6 +1,7 @@
 #include "app/supervisor.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -185,7 +186,9 @@ static void worker_start(struct supervisor *s)
         log_number("restarts", s->restarts);
         log_end();
     }
-    control_send(s->control, CONTROL_START, s->restarts, "", s->yaml);
+    char pss[24];
+    snprintf(pss, sizeof(pss), "%" PRIu64, sys_memory_pss());
+    control_send(s->control, CONTROL_START, s->restarts, pss, s->yaml);
     for (unsigned i = 0; i < s->n_listeners; i++)
         control_send(s->control, CONTROL_LISTENER, i + 1 == s->n_listeners, "", s->listeners[i]);
     module_send(s, 0);

@@ -1,7 +1,6 @@
 #include "app/worker.h"
 
 #include <jansson.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -13,6 +12,8 @@
 enum { CONFIG_MAX = 1 << 20 };
 
 static struct gateway gateway;
+
+static uint64_t supervisor_pss;
 
 static bool configure(struct gateway *gw, int fd, uint32_t restarts)
 {
@@ -59,7 +60,8 @@ static bool prepare(struct gateway *gw, bool *stop)
     while (control_recv(SYS_CONTROL_FD, &m, &fd)) {
         bool ok = true;
         if (m.kind == CONTROL_START && !configured)
-            ok = configured = configure(gw, fd, m.number);
+            ok = configured = configure(gw, fd, m.number),
+            supervisor_pss = strtoull(m.text, NULL, 10);
         else if (m.kind == CONTROL_LISTENER && configured)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
@@ -115,6 +117,38 @@ static void foresee(void)
     json_object_seed(seed | 1); /* else from /dev/urandom */
 }
 
+/* jansson's memory counts as ours: a size is kept in front of each piece. */
+static void *counted_alloc(size_t n)
+{
+    size_t *p = n < SIZE_MAX - 16 ? mem_alloc(n + 16) : NULL;
+    if (!p)
+        return NULL;
+    *p = n + 16;
+    return (char *)p + 16;
+}
+
+static void counted_free(void *p)
+{
+    size_t *head = p ? (void *)((char *)p - 16) : NULL;
+    mem_free(head, head ? *head : 0);
+}
+
+/* What is there now is measured, and all that comes is counted. false: it is too much already. */
+static bool promise(const struct gateway *gw)
+{
+    sys_memory_trim();
+    uint64_t pss = sys_memory_pss() + supervisor_pss, total = gw->config.limits.memory;
+    bool kept = mem_promise(total, pss);
+    for (uint32_t i = 0; kept && i < gw->config.n_modules; i++)
+        kept = guests_fit(&gw->states[i].code->guest);
+    if (!kept && log_begin(LOG_memory_short)) {
+        log_number("limits_memory", (int64_t)total);
+        log_number("pss", (int64_t)pss);
+        log_end();
+    }
+    return kept;
+}
+
 static void layer_missing(const char *layer, const char *why)
 {
     if (log_begin(LOG_sandbox_missing)) {
@@ -161,6 +195,7 @@ int worker_main(void)
     uint32_t descriptors = sys_fd_limit();
     int signals = sys_signals_open();
     bool stop = false;
+    json_set_alloc_funcs(counted_alloc, counted_free);
     if (!prepare(gw, &stop) || signals < 0)
         return stop ? EXIT_SUCCESS : EXIT_FAILURE;
     loop_on(&gw->loop, LOOP_CONTROL, on_control, NULL, gw);
@@ -172,9 +207,8 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
-    if (!cage(gw->config.root.sandbox))
+    if (!promise(gw) || !cage(gw->config.root.sandbox))
         return EXIT_FAILURE;
-    malloc_trim(0);
     gw->ready = true;
     if (log_begin(LOG_worker_ready)) {
         log_number("pid", getpid());

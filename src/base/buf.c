@@ -1,46 +1,8 @@
 #include "base/buf.h"
 
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-/* By thread, so that counting is an addition of its own: memory may be freed by another thread than
- * took it, and only the sum of all means something. */
-static struct {
-    _Alignas(64) _Atomic uint64_t held[MEM_KINDS];
-} threads[THREADS_MAX];
-
-void mem_count(enum mem_kind kind, int64_t n)
-{
-    _Atomic uint64_t *held = &threads[thread_number].held[kind];
-    uint64_t now = atomic_load_explicit(held, memory_order_relaxed) + (uint64_t)n;
-    atomic_store_explicit(held, now, memory_order_relaxed);
-}
-
-uint64_t mem_bytes(enum mem_kind kind)
-{
-    uint64_t sum = 0;
-    for (int i = 0; i < THREADS_MAX; i++)
-        sum += atomic_load_explicit(&threads[i].held[kind], memory_order_relaxed);
-    return sum;
-}
-
-void *mem_alloc(size_t n)
-{
-    void *p = malloc(n);
-    if (p)
-        mem_count(MEM_BUFFER, (int64_t)n);
-    return p;
-}
-
-void mem_free(void *p, size_t n)
-{
-    if (!p)
-        return;
-    mem_count(MEM_BUFFER, -(int64_t)n);
-    free(p);
-}
 
 void buf_done(struct buf *b)
 {
@@ -60,10 +22,13 @@ enum err buf_reserve(struct buf *b, size_t n)
     while (cap < want)
         cap *= 2;
     cap = MIN(cap, b->max);
-    uint8_t *p = realloc(b->p, cap);
-    if (!p)
+    if (!mem_take(MEM_BUFFER, cap - b->cap))
         return ERR_NO_MEMORY;
-    mem_count(MEM_BUFFER, (int64_t)(cap - b->cap));
+    uint8_t *p = realloc(b->p, cap);
+    if (!p) {
+        mem_give(MEM_BUFFER, cap - b->cap);
+        return ERR_NO_MEMORY;
+    }
     b->p = p;
     b->cap = (uint32_t)cap;
     return ERR_NONE;

@@ -3,7 +3,7 @@
 #ifndef WEIR_BUF_H
 #define WEIR_BUF_H
 
-#include "base/base.h"
+#include "base/mem.h"
 
 struct buf {
     uint8_t *p;
@@ -30,19 +30,6 @@ enum err buf_printf(struct buf *b, const char *format, ...)
 static inline struct slice buf_slice(const struct buf *b)
 {
     return (struct slice){b->p, b->len};
-}
-
-/* Plain memory whose size its owner remembers, counted like a buffer. */
-void *mem_alloc(size_t n) MUST_USE; /* NULL where there is none */
-void mem_free(void *p, size_t n);
-/* Held now, by all threads. */
-enum mem_kind { MEM_BUFFER, MEM_POOL, MEM_KINDS };
-uint64_t mem_bytes(enum mem_kind kind);
-void mem_count(enum mem_kind kind, int64_t n); /* for buf and pool */
-
-static inline uint64_t mem_buffer_bytes(void) /* by buffers and mem_alloc */
-{
-    return mem_bytes(MEM_BUFFER);
 }
 
 #endif

@@ -32,25 +32,28 @@ void pool_done(struct pool *p)
 {
     for (uint32_t i = 0; i < chunks_of(p->count); i++) {
         free(p->chunks[i]);
-        mem_count(MEM_POOL, -(int64_t)POOL_CHUNK * p->item_size);
+        mem_give(MEM_POOL, (uint64_t)POOL_CHUNK * p->item_size);
     }
     free(p->chunks);
-    mem_count(MEM_POOL, -(int64_t)(chunks_of(p->count) * sizeof(*p->chunks)));
+    mem_give(MEM_POOL, chunks_of(p->count) * sizeof(*p->chunks));
     pool_init(p, p->item_size, p->max);
 }
 
 static bool grow(struct pool *p)
 {
     uint32_t have = chunks_of(p->count);
+    uint64_t more = (uint64_t)POOL_CHUNK * p->item_size + sizeof(*p->chunks);
+    if (!mem_take(MEM_POOL, more))
+        return false;
     uint8_t **chunks = realloc(p->chunks, (have + 1) * sizeof(*chunks));
-    if (!chunks)
-        return false;
-    p->chunks = chunks;
-    chunks[have] = calloc(POOL_CHUNK, p->item_size);
-    if (!chunks[have])
-        return false;
-    mem_count(MEM_POOL, (int64_t)POOL_CHUNK * p->item_size + (int64_t)sizeof(*chunks));
-    return true;
+    if (chunks) {
+        p->chunks = chunks;
+        chunks[have] = calloc(POOL_CHUNK, p->item_size);
+        if (chunks[have])
+            return true;
+    }
+    mem_give(MEM_POOL, more);
+    return false;
 }
 
 void *pool_alloc(struct pool *p)

@@ -52,6 +52,7 @@ struct guest_ops {
 };
 
 enum { GUEST_ENVIRON_MAX = 128 << 10 };
+enum { GUEST_KEEP = 128 << 10 }; /* bytes of a freed memory that stay for the next instance */
 
 struct guest_limits {
     uint32_t slots, queue; /* calls that have an instance; calls that wait for one */
@@ -106,6 +107,7 @@ struct guest_module {
     bool pulley;
     bool actor; /* one instance, kept from event to event: they run one at a time */
     bool called, restorable, image_taken;
+    uint64_t code_bytes, memory_min; /* of its file; what its memory begins with */
     uint8_t *image; /* what its memory begins with, without the zeros at the end */
     size_t image_n, image_size;
     struct list kept; /* instances that wait for a call */
@@ -139,7 +141,8 @@ struct guests {
     struct list turns, throttled; /* modules with calls; the second: whose CPU time is used up */
     uint32_t running, waiting;
     struct list idle; /* kept instances, which give way to calls that need their place */
-    uint32_t kept;
+    uint32_t kept, places; /* idle instances; places of the pool that one was in */
+    uint64_t kept_bytes;   /* of the idle ones */
     uint8_t entropy[256];
     size_t entropy_left;
     uint32_t n_modules, n_busy; /* loaded; of them, with a call that has an instance */
@@ -177,6 +180,8 @@ const struct guest_function *guest_function_find(const struct guest_module *m, s
 
 /* Whether a new event may be started in this iteration. */
 bool guests_admit(const struct guests *g);
+/* Whether an instance of the module fits what guests may have of the memory: while none is there. */
+bool guests_fit(const struct guest_module *m);
 /* Whether guest_call_start would say ERR_GUEST_BUSY for a module's call. */
 bool guests_full(const struct guests *g, const struct guest_module *m);
 /* Whether guest_call_queue would, which has some room of its own beyond limits.queue. */

@@ -227,7 +227,8 @@ static bool slot_free(const struct guests *g, const struct guest_module *m)
 {
     uint32_t most = m->actor ? 1 : g->limits.slots_module;
     uint32_t left = m->running ? MIN(g->n_modules - g->n_busy, g->limits.slots / 2) : 0;
-    return !m->held && !throttled(g, m) && g->running + left < g->limits.slots && m->running < most;
+    return !m->held && !throttled(g, m) && g->running + left < g->limits.slots &&
+           m->running < most && guest_instance_room(g, m);
 }
 
 static void enqueue(struct guests *g, struct guest_call *c, struct list *queue)

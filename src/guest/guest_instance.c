@@ -8,6 +8,9 @@ enum { REGIONS_MAX = 64, WRITTEN_MAX = 256 << 10 };
 /* The kernel looks at every page that is there, read or written: of a large image that takes longer
  * than mapping it anew (bench/cold: a Go guest of 2.6 MB, 26 µs against 8). */
 enum { IMAGE_MAX = 1 << 20 };
+/* What a place of the pool keeps when its instance has gone: memory and table as guest_module.c
+ * asks for, and the pages of its stack. */
+enum { PLACE = GUEST_KEEP + (64 << 10) };
 enum { KEPT_MAX = 4 }; /* of a module: more run at once only while some are suspended */
 
 /* A ChaCha8 generator of Go's runtime (internal/chacha8rand.State): 256 bytes of output, the seed,
@@ -19,6 +22,7 @@ static void delete (struct guest_instance *i)
     if (i->kept)
         weir_kept_delete(i->kept);
     wasmtime_store_delete(i->store);
+    mem_give(MEM_GUEST, i->limit.held);
     mem_free(i, sizeof(*i));
 }
 
@@ -29,6 +33,7 @@ static void unlink_kept(struct guests *g, struct guest_instance *i)
     if (!list_empty(&i->idle)) {
         list_remove(&i->idle);
         g->kept--;
+        g->kept_bytes -= i->limit.held;
     }
 }
 
@@ -114,15 +119,53 @@ static void prepare(struct weir_call_frame *frame)
 
 /* ---- take, give ---- */
 
-static struct guest_instance *make(struct guests *g, struct guest_module *m)
+/* What an instance needs to begin: its memory, and a place that none has had before. */
+static uint64_t need(const struct guests *g, const struct guest_module *m)
 {
-    /* The pool has as many places as calls may run: an idle instance makes room. */
-    if (g->kept && g->running + g->kept >= g->limits.slots) {
+    return m->memory_min + (g->running + g->kept >= g->places ? PLACE : 0);
+}
+
+bool guest_instance_room(const struct guests *g, const struct guest_module *m)
+{
+    uint64_t n = need(g, m);
+    n = n > g->kept_bytes ? n - g->kept_bytes : 0;
+    return !list_empty(&m->kept) || (m->running ? mem_room : mem_fits)(MEM_GUEST, n);
+}
+
+bool guests_fit(const struct guest_module *m)
+{
+    return guest_instance_room(m->guests, m);
+}
+
+/* Growing leaves room for others to begin. */
+static bool take(struct weir_limit *limit, uint64_t n)
+{
+    const struct guest_instance *i = CONTAINER_OF(limit, struct guest_instance, limit);
+    bool first = limit->held + n <= i->module->memory_min;
+    bool room = first || mem_room(MEM_GUEST, n);
+    metrics.memory_refused_total += !room;
+    return room && mem_take(MEM_GUEST, n);
+}
+
+/* The pool has as many places as calls may run, and guests have so much memory: idle instances make
+ * room. */
+static bool make_room(struct guests *g, const struct guest_module *m)
+{
+    while (g->kept &&
+           (g->running + g->kept >= g->limits.slots || !mem_fits(MEM_GUEST, need(g, m)))) {
         struct guest_instance *coldest = CONTAINER_OF(g->idle.next, struct guest_instance, idle);
         unlink_kept(g, coldest);
         delete (coldest);
     }
-    struct guest_instance *i = mem_alloc(sizeof(*i));
+    if (g->running + g->kept < g->places)
+        return true;
+    g->places += mem_take(MEM_GUEST, PLACE);
+    return g->running + g->kept < g->places;
+}
+
+static struct guest_instance *make(struct guests *g, struct guest_module *m)
+{
+    struct guest_instance *i = make_room(g, m) ? mem_alloc(sizeof(*i)) : NULL;
     if (!i)
         return NULL;
     i->store = wasmtime_store_new(g->engines[m->pulley], NULL, NULL);
@@ -135,8 +178,9 @@ static struct guest_instance *make(struct guests *g, struct guest_module *m)
     list_init(&i->node);
     list_init(&i->idle);
     wasmtime_store_epoch_deadline_callback(i->store, guest_on_epoch, NULL, NULL);
-    if (m->limits.memory < g->limits.memory_max || m->limits.table_elements < g->limits.table_max)
-        wasmtime_store_limiter(i->store, m->limits.memory, m->limits.table_elements, -1, -1, -1);
+    i->limit = (struct weir_limit){
+        .memory_max = m->limits.memory, .table_max = m->limits.table_elements, .take = take};
+    weir_store_limit(i->store, &i->limit);
     metrics.guest_instances_made_total++;
     return i;
 }
@@ -181,6 +225,7 @@ void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
     if (!m->actor) { /* which has a place of its own */
         list_append(&g->idle, &i->idle);
         g->kept++;
+        g->kept_bytes += i->limit.held;
     }
 }
 

@@ -19,7 +19,12 @@ struct guest_instance {
     struct guest_module *module;
     wasmtime_store_t *store;
     struct weir_kept *kept; /* NULL: not made yet */
+    struct weir_limit limit;
 };
+
+/* Whether an instance can be made now, of what guests may have of the machine's memory: idle ones
+ * make room. */
+bool guest_instance_room(const struct guests *g, const struct guest_module *m);
 
 /* An instance for a call, ready for weir_call_new: its data is the call. NULL: no memory. */
 struct guest_instance *guest_instance_take(struct guests *g, struct guest_call *c);

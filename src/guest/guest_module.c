@@ -69,7 +69,7 @@ enum err guest_engine(struct guests *g, bool pulley, struct buf *why)
     struct weir_engine_options options = {.slots = g->limits.slots + 2 * g->limits.actors,
                                           .table_elements = g->limits.table_max,
                                           .memory_max = g->limits.memory_max,
-                                          .keep_scanned = 128 << 10,
+                                          .keep_scanned = GUEST_KEEP,
                                           .keep_cleared = 16 << 10,
                                           .scan = !g->limits.no_scan};
     char *text = NULL;
@@ -110,12 +110,13 @@ static bool export_fits(const struct guest_module *m, enum guest_export x)
 }
 
 /* A memory that its own limit never lets exist is refused now rather than at each event. */
-static enum err memory_take(const struct guest_module *m, const wasm_memorytype_t *t,
-                            struct buf *why)
+static enum err memory_take(struct guest_module *m, const wasm_memorytype_t *t, struct buf *why)
 {
     uint64_t least = (uint64_t)wasm_memorytype_limits(t)->min << 16;
-    if (least <= m->limits.memory)
+    if (least <= m->limits.memory) {
+        m->memory_min = least;
         return ERR_NONE;
+    }
     enum err e = buf_printf(why, "its memory begins with %llu bytes: more than limits.memory, %u",
                             (unsigned long long)least, m->limits.memory);
     return e ? e : ERR_MODULE_REFUSED;
@@ -180,12 +181,19 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
         return e;
     }
     char *text = NULL;
+    uint64_t size = sys_file_size(fd);
+    if (!mem_take(MEM_CODE, size)) {
+        sys_close(fd);
+        return refuse(why, "limits.memory leaves no room for its code");
+    }
     m->module = weir_module_load(g->engines[pulley], fd, &text);
     if (!m->module) {
+        mem_give(MEM_CODE, size);
         e = refuse(why, text);
         weir_text_delete(text);
         return e;
     }
+    m->code_bytes = size;
     e = guest_host_allow(m, why);
     if (!e) {
         wasmtime_error_t *error = wasmtime_linker_instantiate_pre(g->linkers[pulley], m->module,
@@ -224,6 +232,8 @@ void guest_unload(struct guest_module *m)
     }
     if (m->module)
         wasmtime_module_delete(m->module);
+    mem_give(MEM_CODE, m->code_bytes);
+    m->code_bytes = 0;
     m->functions = NULL;
     m->begin = NULL;
     m->n_functions = 0;

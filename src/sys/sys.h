@@ -63,6 +63,11 @@ struct sys_pages {
     size_t at, n; /* bytes, from the mapping's beginning */
     bool zero;
 };
+/* This process's memory, its share of what it shares (PSS), in bytes; 0 where the kernel does not
+ * say. Not from inside of the cage. */
+uint64_t sys_memory_pss(void);
+void sys_memory_trim(void);     /* the allocator gives back what is free */
+uint64_t sys_file_size(int fd); /* 0: it has none */
 bool sys_pages_open(void); /* false: this kernel can't tell */
 /* How many regions there are; negative: more than cap, or no answer. */
 int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -355,6 +356,28 @@ void sys_ticker_set(uint32_t interval_ms)
     struct timespec t = {interval_ms / 1000, (long)(interval_ms % 1000) * 1000000};
     struct itimerspec s = {t, t};
     timer_settime(ticker_timer, 0, &s, NULL);
+}
+
+uint64_t sys_file_size(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) < 0 ? 0 : (uint64_t)st.st_size;
+}
+
+void sys_memory_trim(void)
+{
+    malloc_trim(0);
+}
+
+uint64_t sys_memory_pss(void)
+{
+    char text[2048];
+    int fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    const char *at = strstr(text, "\nPss:");
+    return at ? strtoull(at + 5, NULL, 10) * 1024 : 0;
 }
 
 enum err sys_fd_read(int fd, size_t max, struct slice *out)

@@ -476,7 +476,8 @@ def hostile_modules(n):
 
 def test_modules_that_fill_all_slots_leave_one_to_each_other(start):
     """Four modules could hold a quarter of the slots each. One that has none running gets one."""
-    w = start({"drain": "100ms", "modules": {**hostile_modules(4), "echo": guest("echo"), "add": guest("add")},
+    w = start({"drain": "100ms", "limits": {"memory": "1GiB"},
+               "modules": {**hostile_modules(4), "echo": guest("echo"), "add": guest("add")},
                "routes": [{"path": f"/m{i}", "http": {"module": f"m{i}"}} for i in range(4)] +
                [{"path": "/echo", "websocket": {"module": "echo"}}]})
     with ExitStack() as stack:

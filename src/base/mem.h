@@ -1,0 +1,50 @@
+/* What this program takes of the machine's memory, counted, and how much of it it may have.
+ *
+ * `limits.memory` promises a size of all processes together. What they have when they begin to
+ * serve is measured; of what is left, one half is for guests' instances, and one for all else, so
+ * that neither takes the other's. Past its half nothing more is given, as if the machine had none;
+ * new connections are refused before (mem_room), so that those that are there go on. */
+#ifndef WEIR_MEM_H
+#define WEIR_MEM_H
+
+#include "base/base.h"
+
+enum mem_kind {
+    MEM_BUFFER, /* buffers and mem_alloc */
+    MEM_POOL,
+    MEM_CODE,  /* modules' */
+    MEM_GUEST, /* instances': memories, tables, and what their places keep */
+    MEM_KINDS
+};
+
+/* Plain memory whose size its owner remembers. NULL: none is left, or not for this. */
+void *mem_alloc(size_t n) MUST_USE;
+void mem_free(void *p, size_t n);
+
+/* Counts what is taken in other ways. false: it would be too much, and nothing is counted. */
+bool mem_take(enum mem_kind kind, uint64_t n) MUST_USE;
+void mem_give(enum mem_kind kind, uint64_t n);
+bool mem_fits(enum mem_kind kind, uint64_t n);
+/* The same, but an eighth of the half is left: to what is there already or, of guests' half, to
+ * modules that have nothing yet. */
+bool mem_room(enum mem_kind kind, uint64_t n);
+
+/* Whether so much was given back since it last said so that the allocator should give it back too.
+ */
+bool mem_trim_due(void);
+
+uint64_t mem_bytes(enum mem_kind kind); /* held now, by all threads */
+
+static inline uint64_t mem_buffer_bytes(void)
+{
+    return mem_bytes(MEM_BUFFER);
+}
+
+/* total: bytes of all processes that are promised. process: what they have now, of which
+ * mem_bytes() but for MEM_CODE is a part. false: too little is left, nothing is bounded. Without a
+ * promise nothing is. */
+bool mem_promise(uint64_t total, uint64_t process) MUST_USE;
+uint64_t mem_promised(void);
+uint64_t mem_accounted(void); /* of all processes, by our own count; 0 without a promise */
+
+#endif
