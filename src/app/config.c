@@ -211,6 +211,15 @@ static void space_read(struct reader *r, const yaml_node_t *value, struct config
     route->space = space;
 }
 
+static void on_slow_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
+{
+    char *what = reader_expand(r, value);
+    route->drops_oldest = what && strcmp(what, "drop-oldest") == 0;
+    if (what && !route->drops_oldest && strcmp(what, "close") != 0)
+        reader_fail(r, value, "on_slow is close or drop-oldest");
+    free(what);
+}
+
 static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_route *route = base;
@@ -227,6 +236,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
         reader_list_read(r, value, &subprotocols_list, route);
     else if (strcmp(name, "space") == 0)
         space_read(r, value, route);
+    else if (strcmp(name, "on_slow") == 0)
+        on_slow_read(r, value, route);
     else
         return false;
     return true;
@@ -235,7 +246,7 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 static const struct reader_map target_maps[] = {
     [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                          .extra = target_extra,
-                         .known = "module, handler, space, origins, subprotocols"},
+                         .known = "module, handler, space, origins, subprotocols, on_slow"},
     [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                     .extra = target_extra, .known = "module"},
 };
@@ -377,12 +388,28 @@ static const struct reader_map root_map = {READER_KEYS, .form = "key: value", .r
                                            .extra = root_extra,
                                            .known = "listen, admin, limits, modules, routes"};
 
+/* A queue holds at least what began to be sent: a message, or a module's output. */
+static void queues_check(struct reader *r, const yaml_node_t *root)
+{
+    const struct config *c = r->config;
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < c->n_modules; i++)
+        most = MAX(most, c->modules[i].limits.output);
+    if (c->limits.send_queue < c->limits.message)
+        reader_fail(r, root, "limits.send_queue has to be at least limits.message");
+    if (c->limits.queues < c->limits.send_queue + most)
+        reader_fail(r, root,
+                    "limits.queues has to be at least limits.send_queue and the largest "
+                    "limits.output of a module");
+}
+
 static void root_read(struct reader *r, yaml_node_t *root)
 {
     struct config *c = r->config;
     reader_map_read(r, root, &root_map, c);
     if (r->routes)
         reader_list_read(r, r->routes, &routes_list, c);
+    queues_check(r, root);
     c->root.cache = reader_resolve(r->file, c->root.cache);
     if (!reader_one_of(c->root.log_level,
                        (const char *const[]){"debug", "info", "warn", "error", NULL}))

@@ -42,8 +42,9 @@ struct config_route {
     char *path; /* a last "*" matches the rest */
     enum route_kind kind;
     enum route_handler handler;
-    int module;  /* index, -1 with a handler */
-    char *space; /* of topics; NULL: the module's, or "public" */
+    bool drops_oldest; /* on_slow: of a peer that leaves too much unread, its oldest messages */
+    int module;        /* index, -1 with a handler */
+    char *space;       /* of topics; NULL: the module's, or "public" */
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
 };

@@ -97,7 +97,7 @@ static void apply(void *arg, const struct effect *e)
     enum err err;
     if (e->kind == EFFECT_PUBLISH)
         err = topics_publish(&ev->gw->topics, event_space(ev), effects_key(&ev->fx, e), e->conn,
-                             effects_bytes(&ev->fx, e));
+                             effects_bytes(&ev->fx, e), SLICE_NONE);
     else if (e->kind == EFFECT_KV)
         err = apply_kv(ev, e);
     else if (e->kind == EFFECT_TIMER || e->kind == EFFECT_TIMER_CANCEL)

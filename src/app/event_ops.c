@@ -70,7 +70,7 @@ OP(ws_send)
         return bad;
     size_t n = ws_frame_header(header, (enum ws_opcode)a[1].v, true, data.n);
     uint64_t queued = (uint64_t)conn_queued(c) + effects_queued(&ev->fx, id) + n + data.n;
-    if (queued > most) {
+    if (queued > most && !ev->gw->config.routes[c->route].drops_oldest) {
         if (conn_queued(c)) /* else it never fits, and there is nothing to wait for */
             conn_watch(c);
         return LIMIT;

@@ -393,8 +393,11 @@ static void hub_init(struct gateway *gw)
 enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
-    struct net_limits limits = {(uint32_t)l->connections + ADMIN_CONNECTIONS,
-                                (uint32_t)l->close_timeout};
+    struct net_limits limits = {.connections = (uint32_t)l->connections + ADMIN_CONNECTIONS,
+                                .linger_ms = (uint32_t)l->close_timeout,
+                                .send_ms = (uint32_t)l->send_timeout,
+                                .slow_ms = (uint32_t)l->slow_timeout,
+                                .queues = l->queues};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)

@@ -131,7 +131,7 @@ void upgrade_init(struct gateway *gw);
 /* Starts on_ws_drain for those that wait for it, as far as guests have room. */
 void upgrade_drains(struct gateway *gw);
 /* Hands a published frame to a WebSocket. */
-void upgrade_deliver(void *owner, struct conn *c, struct slice frame);
+void upgrade_deliver(void *owner, struct conn *c, struct frame *frame);
 void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route);
 /* The 101, with a guest's fields; chosen: Sec-WebSocket-Protocol is among them. */
 void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen);

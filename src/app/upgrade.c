@@ -48,30 +48,29 @@ static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, st
     }
     const struct topic *topic = h->members->topic;
     size_t space_n = public_space(route).n + 1;
-    struct buf frame;
     uint8_t header[WS_HEADER_MAX];
     size_t n = ws_frame_header(header, kind, true, data.n);
-    buf_init(&frame, (uint32_t)(n + data.n));
-    enum err e = buf_append(&frame, slice_of(header, n));
-    e = e ? e : buf_append(&frame, data);
-    e = e ? e
-          : topics_publish(&gw->topics, public_space(route),
-                           slice_of(topic->key + space_n, topic->key_n - space_n), 0,
-                           buf_slice(&frame));
-    buf_done(&frame);
+    enum err e = topics_publish(&gw->topics, public_space(route),
+                                slice_of(topic->key + space_n, topic->key_n - space_n), 0,
+                                slice_of(header, n), data);
     if (e)
         ws_conn_fail(&gw->ws, c, e, CLOSE_NO_MEMORY);
 }
 
-void upgrade_deliver(void *owner, struct conn *c, struct slice frame)
+void upgrade_deliver(void *owner, struct conn *c, struct frame *frame)
 {
     struct gateway *gw = owner;
     if (c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
         return;
     metrics.messages_sent_total++;
-    conn_write(&gw->net, c, frame, SLICE_NONE);
+    conn_write_frame(&gw->net, c, frame);
     if (conn_queued(c) > gw->ws.queue_max / 2)
         conn_watch(c);
+}
+
+static bool drops_oldest(void *owner, struct conn *c)
+{
+    return route_of(owner, c)->drops_oldest;
 }
 
 static void drained(void *owner, struct conn *c)
@@ -311,5 +310,6 @@ void upgrade_init(struct gateway *gw)
     gw->ws.message = message;
     gw->ws.drained = drained;
     gw->ws.closed = closed;
+    gw->ws.drops_oldest = drops_oldest;
     ws_server_init(&gw->ws, &gw->net, PROTOCOL_WS);
 }

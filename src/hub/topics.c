@@ -10,8 +10,7 @@ struct publication {
     struct topic *topic;
     struct topic_member *at; /* the next one; NULL: there is none */
     uint64_t number, except;
-    uint32_t n;
-    uint8_t frame[];
+    struct frame *frame;
 };
 
 void topics_init(struct topics *t, struct net *net)
@@ -144,8 +143,9 @@ static void publication_free(struct topics *t, struct publication *p)
     list_remove(&p->pending);
     list_remove(&p->of_topic);
     t->n_pending--;
-    t->pending_bytes -= p->n;
-    mem_free(p, sizeof(*p) + p->n);
+    t->pending_bytes -= p->frame->n;
+    frame_release(p->frame);
+    mem_free(p, sizeof(*p));
 }
 
 static void leave(struct topics *t, struct hub_conn *h, struct topic_member **at)
@@ -247,7 +247,7 @@ bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cur
 /* Reaches members from `at` on while this iteration has writes left; returns the next one. */
 static struct topic_member *spread(struct topics *t, const struct topic *topic,
                                    struct topic_member *at, uint64_t number, uint64_t except,
-                                   struct slice frame)
+                                   struct frame *frame)
 {
     /* Members are in the order in which they joined: the first that is too late ends it. */
     for (; at && at->joined < number && t->left; at = member_after(topic, &at->node)) {
@@ -265,29 +265,38 @@ bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes)
     return t->n_pending + n <= TOPIC_PENDING && t->pending_bytes + bytes <= TOPIC_PENDING_BYTES;
 }
 
+static enum err publish_later(struct topics *t, struct topic *topic, struct topic_member *at,
+                              uint64_t except, struct frame *frame)
+{
+    struct publication *p = mem_alloc(sizeof(*p));
+    if (!p)
+        return ERR_NO_MEMORY;
+    *p = (struct publication){.topic = topic,
+                              .at = at,
+                              .number = t->published,
+                              .except = except,
+                              .frame = frame_hold(frame)};
+    list_append(&t->pending, &p->pending);
+    list_append(&topic->publications, &p->of_topic);
+    t->n_pending++;
+    t->pending_bytes += frame->n;
+    return ERR_NONE;
+}
+
 enum err topics_publish(struct topics *t, struct slice space, struct slice name, uint64_t except,
-                        struct slice frame)
+                        struct slice head, struct slice data)
 {
     struct topic *topic = topics_find(t, space, name);
-    if (!topic)
-        return ERR_NONE;
+    struct frame *frame = topic ? frame_new(head, data) : NULL;
+    if (!frame)
+        return topic ? ERR_NO_MEMORY : ERR_NONE;
     uint64_t number = ++t->published;
     struct topic_member *at = member_after(topic, &topic->members);
     if (list_empty(&topic->publications))
         at = spread(t, topic, at, number, except, frame);
-    if (!at)
-        return ERR_NONE;
-    struct publication *p = mem_alloc(sizeof(*p) + frame.n);
-    if (!p)
-        return ERR_NO_MEMORY;
-    *p = (struct publication){
-        .topic = topic, .at = at, .number = number, .except = except, .n = (uint32_t)frame.n};
-    slice_copy(p->frame, frame);
-    list_append(&t->pending, &p->pending);
-    list_append(&topic->publications, &p->of_topic);
-    t->n_pending++;
-    t->pending_bytes += frame.n;
-    return ERR_NONE;
+    enum err e = at ? publish_later(t, topic, at, except, frame) : ERR_NONE;
+    frame_release(frame);
+    return e;
 }
 
 bool topics_run(struct topics *t)
@@ -295,7 +304,7 @@ bool topics_run(struct topics *t)
     t->left = TOPIC_WRITES;
     while (t->left && !list_empty(&t->pending)) {
         struct publication *p = CONTAINER_OF(t->pending.next, struct publication, pending);
-        p->at = spread(t, p->topic, p->at, p->number, p->except, slice_of(p->frame, p->n));
+        p->at = spread(t, p->topic, p->at, p->number, p->except, p->frame);
         if (!p->at)
             publication_free(t, p);
     }

@@ -1,9 +1,9 @@
 /* Topics: which connections are in which, and messages on their way to all of one.
  *
  * A topic is named by its space and its name, and is there while a connection is in it. A published
- * frame goes to those that were in the topic when it was published, one copy of it for all; a part
- * of them in each iteration of the loop, so that a large topic keeps nobody waiting. Messages of a
- * topic keep their order. */
+ * frame goes to those that were in the topic when it was published, by reference: there is one copy
+ * of it until the last of them has taken it. A part of them gets it in each iteration of the loop,
+ * so that a large topic keeps nobody waiting. Messages of a topic keep their order. */
 #ifndef WEIR_TOPICS_H
 #define WEIR_TOPICS_H
 
@@ -47,8 +47,8 @@ struct topics {
     uint32_t n_pending;
     uint64_t pending_bytes;
     uint32_t left; /* writes of this iteration */
-    /* Hands a frame to a connection that is open. */
-    void (*deliver)(void *owner, struct conn *c, struct slice frame);
+    /* Hands a frame, by reference, to a connection that is open. */
+    void (*deliver)(void *owner, struct conn *c, struct frame *frame);
     void *owner;
 };
 
@@ -74,9 +74,10 @@ bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cur
 
 /* Whether n more messages should be published. */
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes);
-/* Sends a frame to all of the topic but `except`. ERR_NO_MEMORY: some do not get it. */
+/* Sends a frame, head and data, to all of the topic but `except`. ERR_NO_MEMORY: some do not get
+ * it. */
 enum err topics_publish(struct topics *t, struct slice space, struct slice name, uint64_t except,
-                        struct slice frame) MUST_USE;
+                        struct slice head, struct slice data) MUST_USE;
 /* The loop's phase: true, there is more to do. */
 bool topics_run(struct topics *t);
 

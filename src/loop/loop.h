@@ -9,6 +9,7 @@
 /* What an event's or a timer's target is; the owner registers a handler for its kind. */
 enum loop_kind {
     LOOP_CONN,
+    LOOP_QUEUE, /* a peer that does not take what waits for it */
     LOOP_LISTENER,
     LOOP_CONTROL, /* words between supervisor and worker */
     LOOP_SIGNAL,

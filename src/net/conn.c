@@ -1,4 +1,4 @@
-#include "net/conn.h"
+#include "net/conn_write.h"
 
 #include <errno.h>
 
@@ -87,6 +87,12 @@ static struct conn_list list_all(struct conn_list *l)
     return all;
 }
 
+/* Whether no input is taken: an event or its protocol says so, or its own output is full. */
+static bool stopped(const struct conn *c)
+{
+    return c->paused || c->full;
+}
+
 /* ---- life ---- */
 
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
@@ -128,13 +134,12 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
             return; /* the flush failed and closed it */
     }
     c->state = CONN_CLOSED;
-    metrics.queued_bytes -= c->queue ? c->queue->len : 0;
     metrics.connections_closed_total[c->close_reason]++;
     metrics.connections_active--;
     wheel_cancel(&net->loop->wheel, &c->timer);
     sys_close(c->fd);
     c->fd = -1;
-    buf_drop(&c->queue);
+    conn_queue_free(net, c);
     buf_drop(&c->saved);
     list_put(net, &net->closing, c); /* one in the resume list is found there */
 }
@@ -146,7 +151,7 @@ void conn_release(struct net *net, struct conn *c)
         return;
     if (c->state == CONN_CLOSED)
         list_put(net, &net->closing, c);
-    else if (c->peer_ended && !c->paused)
+    else if (c->peer_ended && !stopped(c))
         list_put(net, &net->resuming, c); /* its end is settled there */
 }
 
@@ -161,18 +166,13 @@ static void linger(struct net *net, struct conn *c)
     wheel_set(&net->loop->wheel, &c->timer, net->limits.linger_ms);
 }
 
-void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
+void conn_end(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state != CONN_OPEN)
         return;
     conn_reason(c, reason);
-    if (c->gathered) {
-        net_flush(net);
-        if (c->state != CONN_OPEN)
-            return;
-    }
     c->state = CONN_LINGER;
-    c->paused = false;
+    c->paused = c->full = false;
     buf_drop(&c->saved);
     if (c->readable)
         list_put(net, &net->resuming, c); /* to be dropped */
@@ -181,17 +181,27 @@ void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
         linger(net, c);
 }
 
+void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason)
+{
+    if (c->state != CONN_OPEN)
+        return;
+    conn_reason(c, reason);
+    if (c->gathered)
+        net_flush(net);
+    conn_end(net, c, reason);
+}
+
 /* Ends what a peer that says no more has left, once all it asked for is done. */
 static void peer_end_settle(struct net *net, struct conn *c)
 {
-    if (c->peer_ended && c->state == CONN_OPEN && !c->holds && !c->paused && !c->listed)
+    if (c->peer_ended && c->state == CONN_OPEN && !c->holds && !stopped(c) && !c->listed)
         conn_shutdown(net, c, CLOSE_PEER);
 }
 
 /* The peer says no more. What it asked for before is still answered. */
 static void peer_end(struct net *net, struct conn *c)
 {
-    if (c->state == CONN_OPEN && (c->holds || c->paused || c->listed || c->queue)) {
+    if (c->state == CONN_OPEN && (c->holds || stopped(c) || c->listed || c->queue)) {
         c->peer_ended = true;
         peer_end_settle(net, c);
     } else {
@@ -199,123 +209,8 @@ static void peer_end(struct net *net, struct conn *c)
     }
 }
 
-/* ---- writing ---- */
-
-static void enqueue(struct net *net, struct conn *c, struct slice s)
+void conn_sent_all(struct net *net, struct conn *c)
 {
-    uint32_t most = net->protocols[c->protocol].queue_max + NET_LAST_WORDS;
-    enum err e = buf_keep(&c->queue, most, s);
-    if (e) {
-        conn_close(net, c, e == ERR_LIMIT ? CLOSE_SEND_QUEUE : CLOSE_NO_MEMORY);
-        return;
-    }
-    metrics.queued_bytes += s.n;
-}
-
-static struct slice slice_from(struct slice s, size_t skip)
-{
-    return skip >= s.n ? SLICE_NONE : slice_of(s.p + skip, s.n - skip);
-}
-
-static void drain_check(struct net *net, struct conn *c)
-{
-    const struct conn_protocol *p = &net->protocols[c->protocol];
-    if (!c->watched || c->state != CONN_OPEN || conn_queued(c) > p->queue_max / 4)
-        return;
-    c->watched = false;
-    p->drained(p->owner, c);
-}
-
-static void write_through(struct net *net, struct conn *c, struct slice a, struct slice b)
-{
-    size_t sent = 0;
-    if (!c->queue) {
-        ssize_t r = b.n ? sys_send2(c->fd, a, b) : sys_send(c->fd, a);
-        if (r < 0 && r != -EAGAIN && r != -EINTR) {
-            conn_close(net, c, CLOSE_PEER_RESET);
-            return;
-        }
-        sent = r > 0 ? (size_t)r : 0;
-        metrics.sent_bytes_total += sent;
-    }
-    if (sent < a.n)
-        enqueue(net, c, slice_from(a, sent));
-    if (sent < a.n + b.n && c->state != CONN_CLOSED && b.n)
-        enqueue(net, c, slice_from(b, sent > a.n ? sent - a.n : 0));
-}
-
-void net_flush(struct net *net)
-{
-    size_t at = 0;
-    net->flushing = true;
-    for (uint32_t i = 0; i < net->n_entries; i++) {
-        const struct net_gathered *e = &net->entries[i];
-        struct conn *c = pool_get(&net->conns, e->slot, e->generation);
-        if (c && c->state != CONN_CLOSED) {
-            c->gathered -= (uint16_t)e->len;
-            write_through(net, c, slice_of(net->gather + at, e->len), SLICE_NONE);
-            drain_check(net, c);
-        }
-        at += e->len;
-    }
-    net->n_entries = net->gathered = 0;
-    net->flushing = false;
-}
-
-static void gather(struct net *net, struct conn *c, struct slice a, struct slice b)
-{
-    struct net_gathered *last = net->n_entries ? &net->entries[net->n_entries - 1] : NULL;
-    uint32_t n = (uint32_t)(a.n + b.n);
-    slice_copy(net->gather + net->gathered, a);
-    slice_copy(net->gather + net->gathered + a.n, b);
-    net->gathered += n;
-    c->gathered += (uint16_t)n;
-    if (last && last->slot == c->slot.index && last->generation == c->slot.generation)
-        last->len += n;
-    else
-        net->entries[net->n_entries++] = (struct net_gathered){c->slot.index, c->slot.generation,
-                                                               n};
-}
-
-bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b)
-{
-    if (c->state != CONN_OPEN)
-        return false;
-    size_t n = a.n + b.n;
-    bool small = n <= NET_GATHER_ONE && !c->queue;
-    bool full = net->gathered + n > NET_GATHER || net->n_entries == NET_GATHER_CONNS;
-    if (full || (c->gathered && !small)) {
-        net_flush(net);
-        if (c->state != CONN_OPEN)
-            return false;
-    }
-    if (small && !c->queue)
-        gather(net, c, a, b);
-    else
-        write_through(net, c, a, b);
-    return c->state == CONN_OPEN;
-}
-
-static void flush_queue(struct net *net, struct conn *c)
-{
-    ssize_t r = sys_send(c->fd, buf_slice(c->queue));
-    if (r < 0) {
-        if (r != -EAGAIN && r != -EINTR)
-            conn_close(net, c, CLOSE_PEER_RESET);
-        return;
-    }
-    metrics.sent_bytes_total += (uint64_t)r;
-    metrics.queued_bytes -= (uint64_t)r;
-    buf_consume(c->queue, (size_t)r);
-    c->progressed |= r > 0;
-    drain_check(net, c);
-    if (c->queue->len)
-        return;
-    buf_drop(&c->queue);
-    if (c->resume_drained) {
-        c->resume_drained = false;
-        conn_resume(net, c);
-    }
     if (c->state == CONN_LINGER)
         linger(net, c);
     else
@@ -329,7 +224,7 @@ static void feed(struct net *net, struct conn *c, size_t n)
 {
     size_t at = 0;
     net->fed = 0;
-    while (at < n && !c->paused && c->state == CONN_OPEN) {
+    while (at < n && !stopped(c) && c->state == CONN_OPEN) {
         const struct conn_protocol *p = &net->protocols[c->protocol];
         size_t took = p->input(p->owner, c, net->receive + at, n - at);
         ASSERT(took <= n - at);
@@ -385,7 +280,7 @@ static void read_input(struct net *net, struct conn *c)
         peer_end_settle(net, c);
     if (ended && c->state != CONN_CLOSED)
         peer_end(net, c);
-    if (c->readable && c->state != CONN_CLOSED && !c->paused)
+    if (c->readable && c->state != CONN_CLOSED && !stopped(c))
         list_put(net, &net->resuming, c);
 }
 
@@ -409,12 +304,12 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
     if (!c || c->state == CONN_CLOSED)
         return;
     if (ready & SYS_OUT && c->queue)
-        flush_queue(net, c);
+        conn_flush_queue(net, c);
     c->readable |= (ready & (SYS_IN | SYS_HANGUP | SYS_END)) != 0;
     c->end_seen |= (ready & SYS_END) != 0;
     if (c->state == CONN_CLOSED || c->listed || !c->readable)
         return; /* listed: its turn comes */
-    if (!c->paused && !c->peer_ended)
+    if (!stopped(c) && !c->peer_ended)
         read_ready(net, c);
     else if (ready & SYS_HANGUP)
         conn_close(net, c, CLOSE_PEER_RESET);
@@ -425,7 +320,7 @@ static void on_timer(void *arg, struct timer *t)
     struct net *net = arg;
     struct conn *c = CONTAINER_OF(t, struct conn, timer);
     const struct conn_protocol *p = &net->protocols[c->protocol];
-    if (c->state == CONN_LINGER && conn_progressed(c)) {
+    if (c->state == CONN_LINGER && (conn_progressed(c) || (c->queue && c->queue->cut))) {
         wheel_set(&net->loop->wheel, t, net->limits.linger_ms);
     } else if (c->state == CONN_LINGER) {
         metrics.close_timeouts_total++;
@@ -460,7 +355,7 @@ void conn_pause(struct conn *c)
 void conn_pause_full(struct conn *c)
 {
     ASSERT(c->queue);
-    c->paused = c->resume_drained = true;
+    c->full = true;
 }
 
 void conn_defer(struct net *net, struct conn *c)
@@ -468,13 +363,18 @@ void conn_defer(struct net *net, struct conn *c)
     list_put(net, &net->waiting, c);
 }
 
+void conn_go_on(struct net *net, struct conn *c)
+{
+    if (!stopped(c) && c->state == CONN_OPEN && (c->saved || c->readable || c->peer_ended))
+        list_put(net, &net->resuming, c);
+}
+
 void conn_resume(struct net *net, struct conn *c)
 {
     if (!c->paused || c->state != CONN_OPEN)
         return;
     c->paused = false;
-    if (c->saved || c->readable || c->peer_ended)
-        list_put(net, &net->resuming, c);
+    conn_go_on(net, c);
 }
 
 /* ---- phases ---- */
@@ -491,7 +391,7 @@ static void turns_give(struct net *net)
         net->fed = 0;
         if (c->state == CONN_CLOSED)
             list_put(net, &net->closing, c);
-        if (c->state == CONN_CLOSED || c->paused)
+        if (c->state == CONN_CLOSED || stopped(c))
             continue; /* what paused it resumes it */
         enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
         time = ready != CONN_NO_TIME;
@@ -514,7 +414,7 @@ static bool phase_resume(void *arg)
     while ((c = list_take(net, &all)) != NULL) {
         if (c->state == CONN_CLOSED)
             list_put(net, &net->closing, c);
-        else if (!c->paused)
+        else if (!stopped(c))
             read_ready(net, c);
     }
     turns_give(net);
@@ -551,6 +451,7 @@ enum err net_init(struct net *net, struct loop *loop, const struct net_limits *l
     net->closing.head = net->resuming.head = net->waiting.head = NO_CONN;
     pool_init(&net->conns, sizeof(struct conn), limits->connections);
     loop_on(loop, LOOP_CONN, on_ready, on_timer, net);
+    net_write_init(net);
     loop_phase(loop, phase_resume, net);
     return ERR_NONE;
 }
@@ -576,6 +477,9 @@ void conn_check(const struct net *net)
         ASSERT(c->state != CONN_CLOSED || (!c->queue && !c->saved && !timer_is_set(&c->timer)));
         ASSERT(c->state != CONN_CLOSED || c->listed || c->holds);
         ASSERT(c->state != CONN_LINGER || timer_is_set(&c->timer));
-        ASSERT(!c->queue || (c->queue->len && !c->gathered));
+        ASSERT(!c->queue || (c->queue->bytes && !c->gathered));
+        ASSERT(c->state == CONN_CLOSED || !c->full || c->queue);
+        if (c->queue)
+            sendq_check(c->queue, net->protocols[c->protocol].length);
     }
 }

@@ -16,8 +16,11 @@
 #include "base/metrics.h"
 #include "base/pool.h"
 #include "loop/loop.h"
+#include "net/sendq.h"
 
 enum conn_state { CONN_OPEN, CONN_LINGER, CONN_CLOSED };
+
+enum { NET_LAST_WORDS = 256 }; /* room beyond a full queue, for what says why it ends */
 
 struct net;
 struct conn;
@@ -34,6 +37,15 @@ enum conn_ready {
 struct conn_protocol {
     void *owner;
     uint32_t queue_max; /* bytes that the peer may leave unread */
+    uint32_t resume_at; /* bytes: conn_pause_full ends when no more wait */
+    /* What is written are whole frames, each in one write, whose lengths this tells. NULL: it is a
+     * stream, and a peer that leaves too much unread is closed. */
+    frame_length *length;
+    /* With frames: what such a peer is told behind the one that has begun, before it is closed; all
+     * others are dropped. Returns its length. It must not touch the connection's output. */
+    size_t (*last_words)(void *owner, struct conn *c, uint8_t out[NET_LAST_WORDS]);
+    /* Whether instead its oldest frames are dropped. */
+    bool (*drops_oldest)(void *owner, struct conn *c);
     /* A watched connection has less than a quarter of that left to send. May be NULL. */
     void (*drained)(void *owner, struct conn *c);
     /* Asked before input is read, and by input itself between its events. Where it is no, the bytes
@@ -57,35 +69,38 @@ struct conn {
     uint8_t holds;           /* events that still name it */
     bool readable, end_seen; /* the poller's last word; it comes once for what is new */
     bool paused, peer_ended, listed, reaped;
-    bool resume_drained; /* paused until the queue is empty */
-    bool progressed;     /* the peer took of the queue since that was last asked for */
-    bool watched;        /* drained() is to be called */
-    uint8_t flags;       /* the protocol's */
+    bool full;       /* no input is taken until the queue has been taken */
+    bool progressed; /* the peer took of the queue since that was last asked for */
+    bool watched;    /* drained() is to be called */
+    uint8_t flags;   /* the protocol's */
     uint16_t route;
-    uint16_t gathered; /* bytes in the loop's gather buffer; 0 where there is a queue */
+    uint16_t gathered; /* bytes that the loop has gathered; 0 where there is a queue */
     union {
         uint16_t scanned;    /* HTTP: bytes of an incomplete head that were looked at */
         uint16_t close_code; /* WebSocket: as received or sent */
     };
-    struct buf *saved; /* input that was not taken yet */
-    struct buf *queue; /* output that the socket did not take */
-    void *detail;      /* the protocol's, while something is in progress */
-    void *hub;         /* struct hub_conn: attachment and topics; NULL where it has none */
+    struct buf *saved;   /* input that was not taken yet */
+    struct sendq *queue; /* output that the socket did not take; never empty */
+    void *detail;        /* the protocol's, while something is in progress */
+    void *hub;           /* struct hub_conn: attachment and topics; NULL where it has none */
 };
 
 enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10 };
 /* Writes gather for a while and are sent one after the other: a peer, or the network's own thread,
  * is woken once for several of them rather than for each. */
 enum { NET_GATHER = 60 << 10, NET_GATHER_ONE = 16 << 10, NET_GATHER_CONNS = 64 };
-enum { NET_LAST_WORDS = 256 }; /* room beyond a full queue, for what says why it ends */
-
 struct net_limits {
     uint32_t connections;
     uint32_t linger_ms; /* for the peer to take something, or to end */
+    uint32_t send_ms;   /* for a WebSocket to take something of what waits */
+    uint32_t slow_ms;   /* for one that left too much to take its last words */
+    uint64_t queues;    /* bytes of memory for all queues */
 };
 
 struct net_gathered {
     uint32_t slot, generation, len;
+    uint8_t protocol;
+    struct frame *frame; /* NULL: the bytes are in net.gather */
 };
 
 struct conn_list { /* first in, first out; through conn.next */
@@ -103,7 +118,8 @@ struct net {
     struct conn_list waiting;  /* for a turn */
     uint32_t fed;              /* calls of input since its connection's turn began */
     struct net_gathered entries[NET_GATHER_CONNS];
-    uint32_t n_entries, gathered;
+    uint32_t n_entries, gathered, copied; /* bytes; of them, in gather */
+    struct sendqs queues;
     bool flushing;
     uint8_t receive[NET_RECEIVE], gather[NET_GATHER];
 };
@@ -115,15 +131,18 @@ void net_phase_reap(struct net *net);
 void net_done(struct net *net);
 
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol); /* takes fd; NULL: closed */
-/* Sends in this iteration, and queues what the socket does not take; past its protocol's queue_max
- * the connection is closed. The two slices go out as one. false: the connection has gone. */
+/* Sends in this iteration, and queues what the socket does not take; past its protocol's queue_max,
+ * or limits.queues, see struct conn_protocol. The two slices go out as one. false: the connection
+ * has gone. */
 bool conn_write(struct net *net, struct conn *c, struct slice a, struct slice b);
+/* The same with a reference to one frame, which others may get too. */
+bool conn_write_frame(struct net *net, struct conn *c, struct frame *f);
 void net_flush(struct net *net); /* sends all that has gathered */
 void conn_speak(struct net *net, struct conn *c, uint8_t protocol); /* another from here on */
 void conn_pause(struct conn *c);
 void conn_resume(struct net *net, struct conn *c); /* input goes on in this iteration */
 void conn_defer(struct net *net, struct conn *c);  /* input goes on in its turn */
-void conn_pause_full(struct conn *c);              /* until the queue is empty, which it is not */
+void conn_pause_full(struct conn *c);              /* no input until resume_at; there is a queue */
 void conn_timer(struct net *net, struct conn *c, uint64_t ms); /* 0: none */
 /* Sends what is queued, says no more, reads and drops until the peer ends or limits.linger_ms. */
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);
@@ -162,7 +181,7 @@ static inline void conn_watch(struct conn *c)
 /* Bytes that wait for the socket. */
 static inline uint32_t conn_queued(const struct conn *c)
 {
-    return c->queue ? c->queue->len : c->gathered;
+    return c->queue ? c->queue->bytes : c->gathered;
 }
 
 #endif

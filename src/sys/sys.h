@@ -37,8 +37,10 @@ int sys_peer(int fd, struct sys_address *out);
 int sys_local(int fd, struct sys_address *out);
 ssize_t sys_recv(int fd, void *p, size_t n);
 ssize_t sys_send(int fd, struct slice a);
-ssize_t sys_send2(int fd, struct slice a, struct slice b); /* one call, a before b */
+enum { SYS_SENDV = 128 };
+ssize_t sys_sendv(int fd, const struct slice *v, unsigned n); /* in one call, at most SYS_SENDV */
 int sys_shutdown_write(int fd);
+void sys_reset(int fd); /* closing it will reset the connection, whatever is on its way */
 void sys_close(int fd);
 int sys_wake_open(void);     /* readable once sys_wake was called, from any thread */
 void sys_wake(int fd);

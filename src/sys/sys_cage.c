@@ -409,9 +409,12 @@ static int rules_add(scmp_filter_ctx filter, bool compiler)
 {
     const struct scmp_arg_cmp option[] = {{1, SCMP_CMP_EQ, IPPROTO_TCP, 0},
                                           {2, SCMP_CMP_EQ, TCP_NODELAY, 0}};
+    const struct scmp_arg_cmp reset[] = {{1, SCMP_CMP_EQ, SOL_SOCKET, 0},
+                                         {2, SCMP_CMP_EQ, SO_LINGER, 0}};
     const struct scmp_arg_cmp own_abort[] = {{0, SCMP_CMP_EQ, (uint32_t)getpid(), 0},
                                              {2, SCMP_CMP_EQ, SIGABRT, 0}};
     int e = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2, option);
+    e = e ? e : seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(setsockopt), 2, reset);
     e = e ? e : seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2, own_abort);
     /* Wasmtime tries it and goes on by madvise. */
     e = e ? e : seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(process_madvise), 0);

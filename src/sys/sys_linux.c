@@ -192,12 +192,21 @@ ssize_t sys_send(int fd, struct slice a)
     return r < 0 ? -errno : r;
 }
 
-ssize_t sys_send2(int fd, struct slice a, struct slice b)
+ssize_t sys_sendv(int fd, const struct slice *v, unsigned n)
 {
-    struct iovec v[2] = {{(void *)(uintptr_t)a.p, a.n}, {(void *)(uintptr_t)b.p, b.n}};
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+    struct iovec io[SYS_SENDV];
+    ASSERT(n <= SYS_SENDV);
+    for (unsigned i = 0; i < n; i++)
+        io[i] = (struct iovec){(void *)(uintptr_t)v[i].p, v[i].n};
+    struct msghdr m = {.msg_iov = io, .msg_iovlen = n};
     ssize_t r = sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
     return r < 0 ? -errno : r;
+}
+
+void sys_reset(int fd)
+{
+    const struct linger now = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 }
 
 int sys_shutdown_write(int fd)

@@ -9,24 +9,44 @@ bool ws_conn_send(struct ws_server *s, struct conn *c, enum ws_opcode opcode, st
     return conn_write(s->net, c, slice_of(header, n), data);
 }
 
+/* Code and reason; one that can't be sent: nothing. */
+static size_t close_body(uint8_t out[WS_CONTROL_MAX], unsigned code, struct slice why)
+{
+    if (!ws_close_code_valid(code))
+        return 0;
+    size_t n = MIN(why.n, (size_t)WS_CONTROL_MAX - 2);
+    out[0] = (uint8_t)(code >> 8);
+    out[1] = (uint8_t)code;
+    slice_copy(out + 2, slice_of(why.p, n));
+    return n + 2;
+}
+
 /* true: a Close was sent now. */
 static bool send_close(struct ws_server *s, struct conn *c, unsigned code, struct slice why)
 {
     uint8_t body[WS_CONTROL_MAX];
-    size_t n = 0;
     if (c->state != CONN_OPEN || c->flags & WS_CLOSE_SENT)
         return false;
     c->flags |= WS_CLOSE_SENT;
     if (!c->close_code)
         c->close_code = (uint16_t)code;
-    if (ws_close_code_valid(code)) {
-        body[0] = (uint8_t)(code >> 8);
-        body[1] = (uint8_t)code;
-        n = MIN(why.n, sizeof(body) - 2);
-        slice_copy(body + 2, slice_of(why.p, n));
-        n += 2;
-    }
-    return ws_conn_send(s, c, WS_CLOSE, slice_of(body, n));
+    return ws_conn_send(s, c, WS_CLOSE, slice_of(body, close_body(body, code, why)));
+}
+
+/* A Close that waited is among what was dropped: it is said again. */
+static size_t last_words(void *owner, struct conn *c, uint8_t out[NET_LAST_WORDS])
+{
+    (void)owner;
+    uint8_t body[WS_CONTROL_MAX];
+    bool said = c->flags & WS_CLOSE_SENT;
+    if (!said)
+        c->close_code = close_code(CLOSE_SEND_QUEUE);
+    c->flags |= WS_CLOSE_SENT;
+    size_t n = close_body(body, c->close_code,
+                          said ? SLICE_NONE : slice_str(close_text(CLOSE_SEND_QUEUE)));
+    size_t head = ws_frame_header(out, WS_CLOSE, true, n);
+    memcpy(out + head, body, n);
+    return head + n;
 }
 
 void ws_conn_close(struct ws_server *s, struct conn *c, unsigned code, struct slice why,
@@ -76,6 +96,21 @@ static void take(struct ws_server *s, struct conn *c, const struct ws_event *got
     }
 }
 
+/* Nothing more is read of a peer that does not read what that brings it. What has gathered may yet
+ * fit the socket. */
+static bool output_full(struct ws_server *s, struct conn *c)
+{
+    if (c->gathered)
+        net_flush(s->net);
+    if (c->state != CONN_OPEN)
+        return true;
+    if (!c->queue || conn_queued(c) <= s->pause_at)
+        return false;
+    metrics.reading_paused_total++;
+    conn_pause_full(c);
+    return true;
+}
+
 static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 {
     struct ws_server *s = owner;
@@ -85,6 +120,8 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
         conn_defer(s->net, c);
         return 0;
     }
+    if (conn_queued(c) > s->pause_at && output_full(s, c))
+        return 0;
     struct ws_result r = ws_receive(&rx, p, n, s->message_max, &got);
     c->detail = rx;
     if (r.state == WS_BAD) {
@@ -142,11 +179,23 @@ static void drained(void *owner, struct conn *c)
         s->drained(s->owner, c);
 }
 
+static bool drops_oldest(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    return s->drops_oldest && s->drops_oldest(s->owner, c);
+}
+
 void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
 {
+    uint32_t most = s->message_max + WS_HEADER_MAX; /* what an answer may add */
     s->net = net;
+    s->pause_at = MIN(s->queue_max / 2, s->queue_max - MIN(most, s->queue_max));
     net->protocols[protocol] = (struct conn_protocol){.owner = s,
                                                       .queue_max = s->queue_max,
+                                                      .resume_at = s->pause_at / 2,
+                                                      .length = ws_frame_length,
+                                                      .last_words = last_words,
+                                                      .drops_oldest = drops_oldest,
                                                       .drained = drained,
                                                       .ready = ready,
                                                       .input = input,

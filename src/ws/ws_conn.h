@@ -20,17 +20,19 @@ enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4, WS_DRAIN_DUE = 8 };
 struct ws_server {
     struct net *net;
     void *owner;
-    uint32_t message_max;                                  /* bytes */
-    uint32_t queue_max;                                    /* bytes that a peer may leave unread */
+    uint32_t message_max; /* bytes */
+    uint32_t queue_max;   /* bytes that a peer may leave unread */
+    uint32_t pause_at;    /* bytes: past that nothing more is read of a peer until it has read */
     uint64_t close_timeout_ms;                             /* for the peer's answer to our Close */
     enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     /* kind is WS_TEXT (UTF-8 was checked) or WS_BINARY. data: until it returns. */
     void (*message)(void *owner, struct conn *c, enum ws_opcode kind, struct slice data);
-    void (*drained)(void *owner, struct conn *c); /* see struct conn_protocol */
-    bool (*closed)(void *owner, struct conn *c);  /* likewise */
+    void (*drained)(void *owner, struct conn *c);      /* see struct conn_protocol */
+    bool (*closed)(void *owner, struct conn *c);       /* likewise */
+    bool (*drops_oldest)(void *owner, struct conn *c); /* likewise */
 };
 
-/* All but net is set by the caller. */
+/* All but net and pause_at is set by the caller. */
 void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol);
 
 /* The connection speaks WebSocket from here on; what the opening handshake answers is sent. */

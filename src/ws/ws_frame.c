@@ -98,6 +98,16 @@ size_t ws_frame_header(uint8_t out[WS_HEADER_MAX], enum ws_opcode opcode, bool f
     return 2 + extra;
 }
 
+size_t ws_frame_length(const uint8_t *p, bool *data)
+{
+    unsigned bytes = p[1] == 126 ? 2 : p[1] == 127 ? 8 : 0;
+    uint64_t n = bytes ? 0 : p[1];
+    *data = !(p[0] & 8);
+    for (unsigned i = 0; i < bytes; i++)
+        n = n << 8 | p[2 + i];
+    return 2 + bytes + (size_t)n;
+}
+
 bool ws_close_code_valid(unsigned code)
 {
     return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) ||

@@ -35,6 +35,8 @@ struct ws_result ws_frame_parse(const uint8_t *p, size_t n, struct ws_frame *out
 void ws_unmask(uint8_t *p, size_t n, const uint8_t mask[4], unsigned phase);
 /* A server's header, unmasked: 2, 4 or 10 bytes. */
 size_t ws_frame_header(uint8_t out[WS_HEADER_MAX], enum ws_opcode opcode, bool fin, uint64_t len);
+/* The length of a server's frame, with its header, which is at p. */
+size_t ws_frame_length(const uint8_t *p, bool *data);
 /* RFC 6455 7.4.1 and 7.4.2: what may stand in a close frame. */
 bool ws_close_code_valid(unsigned code);
 

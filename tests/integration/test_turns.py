@@ -139,7 +139,7 @@ def masked(opcode, payload):
 
 def test_a_flooded_echo_holds_up_no_guest(start):
     """Three peers whose echoes are read as fast as they come: an exec has its turn."""
-    w = start({"limits": {"send_queue": "4MiB"}, "modules": {"add": guest("add")}, "routes": [RAW]})
+    w = start({"limits": {"send_queue": "4MiB", "queues": "64MiB"}, "modules": {"add": guest("add")}, "routes": [RAW]})
     payloads = [bytes([i]) * 65536 for i in range(8)]
     conns = [w.ws("/raw") for _ in range(3)]
     with w.raw() as c:
@@ -172,7 +172,7 @@ def test_what_is_dropped_holds_up_no_guest(start):
 def test_a_flooded_guest_holds_up_no_other(start):
     """Hundreds of messages in each write, from several peers: an exec has its turn, and each echo
     comes back, in order."""
-    w = start({"limits": {"send_queue": "4MiB"}, "modules": {"add": guest("add"), "echo": guest("echo")},
+    w = start({"limits": {"send_queue": "4MiB", "queues": "64MiB"}, "modules": {"add": guest("add"), "echo": guest("echo")},
                "routes": [{"path": "/echo", "websocket": {"module": "echo"}}]})
     payloads = [b"%08d" % i for i in range(6000)]
     batches = [b"".join(masked(TEXT, p) for p in payloads[i:i + 400]) for i in range(0, 6000, 400)]
@@ -405,7 +405,7 @@ def test_much_text_in_one_host_call(start, size):
 
 # ---------------------------------------------------------------------------- slow but steady readers
 
-BIG = {"drain": "10s", "limits": {"send_queue": "64KiB", "close_timeout": "1s"},
+BIG = {"drain": "10s", "limits": {"send_queue": "64KiB", "queues": "64MiB", "close_timeout": "1s"},
        "modules": {"http": {"path": guest("http"), "limits": {**PATIENT, "output": "16MiB"}}, "add": guest("add")},
        "routes": [{"path": "/h", "http": {"module": "http"}}]}
 BODY = 12000000  # what http.wat makes of w12000, a thousand bytes of "w" each

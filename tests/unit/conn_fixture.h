@@ -14,6 +14,7 @@
 #include "net/conn.h"
 
 enum { CONNECTIONS = 8, SEND_QUEUE = 20000, LINGER_MS = 12 };
+enum { SEND_MS = 10000, SLOW_MS = 20, QUEUES = 1 << 20 };
 
 static struct net net;
 static struct loop loop;
@@ -137,7 +138,7 @@ static int pair_open(int type, struct conn **out)
 
 static int setup(int type)
 {
-    const struct net_limits limits = {CONNECTIONS, LINGER_MS};
+    const struct net_limits limits = {CONNECTIONS, LINGER_MS, SEND_MS, SLOW_MS, QUEUES};
     memset(&net, 0, sizeof(net));
     memset(&proto, 0, sizeof(proto));
     memset(&metrics, 0, sizeof(metrics));
@@ -187,7 +188,7 @@ static int teardown(void **state)
     }
     run(2);
     bool clean = !net.conns.in_use && !metrics.connections_active && !metrics.queued_bytes &&
-                 !mem_buffer_bytes();
+                 !metrics.queues_active && !net.queues.memory && !mem_buffer_bytes();
     net_done(&net);
     loop_done(&loop);
     close(peer);

@@ -138,9 +138,11 @@ static void each_setting_has_its_default(void **state)
     assert_string_equal(config.listen[0], "0.0.0.0:8080");
 }
 
+/* What is in range may still not fit another setting. */
 static void take(const struct row *r, const char *value, uint64_t want)
 {
-    if (parse(document(r, value)) != ERR_NONE || number(r) != want) {
+    enum err e = parse(document(r, value));
+    if ((e && !strstr(said(), "has to be at least")) || number(r) != want) {
         print_error("%s: %s: %s", r->key, value, said());
         fail();
     }
@@ -221,13 +223,13 @@ static void each_setting_takes_its_type_only(void **state)
 static void units_multiply(void **state)
 {
     (void)state;
-    assert_err(parse("drain: 2m\nlimits: {message: 3MiB, send_queue: 2097152, head: 9KiB, "
+    assert_err(parse("drain: 2m\nlimits: {message: 2097152, send_queue: 3MiB, head: 9KiB, "
                      "head_timeout: 1h, body_timeout: 1500ms}\n"
                      "modules: {m: {path: x, limits: {memory: 1GiB}}}\n"),
                ERR_NONE);
     assert_int_equal(config.root.drain, 120000);
-    assert_int_equal(config.limits.message, 3 << 20);
-    assert_int_equal(config.limits.send_queue, 2 << 20);
+    assert_int_equal(config.limits.message, 2 << 20);
+    assert_int_equal(config.limits.send_queue, 3 << 20);
     assert_int_equal(config.limits.head, 9 << 10);
     assert_int_equal(config.limits.head_timeout, 3600000);
     assert_int_equal(config.limits.body_timeout, 1500);

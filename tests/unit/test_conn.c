@@ -202,7 +202,7 @@ static void shutdown_first_sends_what_is_queued(void **state)
     (void)state;
     static uint8_t block[1000];
     size_t got = 0, total = 0;
-    while (!c->queue || c->queue->len < SEND_QUEUE / 2) {
+    while (!c->queue || conn_queued(c) < SEND_QUEUE / 2) {
         assert_true(write_now(slice_of(block, sizeof(block)), SLICE_NONE));
         total += sizeof(block);
     }

@@ -16,8 +16,9 @@ static struct {
 static size_t n_heard;
 static const struct slice space = {(const uint8_t *)"space", 5};
 
-static void deliver(void *owner, struct conn *conn, struct slice frame)
+static void deliver(void *owner, struct conn *conn, struct frame *shared)
 {
+    struct slice frame = frame_slice(shared);
     assert_ptr_equal(owner, &topics);
     assert_int_equal(conn->state, CONN_OPEN);
     assert_true(n_heard < HEARD && frame.n < sizeof(heard_by[0].text));
@@ -75,7 +76,8 @@ static void leave(int i, const char *name)
 
 static void publish_but(const char *name, const char *text, uint64_t except)
 {
-    assert_err(topics_publish(&topics, space, slice_str(name), except, slice_str(text)), ERR_NONE);
+    assert_err(topics_publish(&topics, space, slice_str(name), except, slice_str(text), SLICE_NONE),
+               ERR_NONE);
 }
 
 static void publish(const char *name, const char *text)
