@@ -12,7 +12,7 @@ MODULES = {
     "add": guest("add"),
     "hostile": {"path": guest("hostile/handlers")},
     "floods": {"path": guest("hostile/floods"), "exec": "yes",
-               "limits": {"kv": "64MiB", "output": "64MiB", "memory": "1MiB"}},
+               "limits": {"kv": "64MiB", "memory": "1MiB"}},
     "grow": {"path": guest("hostile/grow"), "limits": {"memory": "32MiB", "deadline": "500ms"}},
 }
 ROUTES = [{"path": "/echo", "websocket": {"module": "echo"}},
@@ -55,7 +55,7 @@ class Promise:
 @pytest.fixture
 def promise(start):
     """A gateway that promises 9 MiB more than it has when it begins."""
-    config = {"modules": MODULES, "routes": ROUTES, "limits": {"body": "1MiB", "message": "1MiB"}}
+    config = {"modules": MODULES, "routes": ROUTES, "limits": {"body": "1MiB", "message": "1MiB", "send_queue": "1MiB"}}
     w = start(config)
     has = int(w.metric("memory_accounted_bytes"))
     w.stop()
@@ -155,10 +155,10 @@ def test_a_guest_that_grows(promise):
 
 def test_keys_and_values(promise):
     for i in range(40):
-        promise.w.post("/api/exec/floods/kv_set", f"[{100 + i},60000]")
+        promise.w.post("/api/exec/floods/kv_set", f"[{100 + 16 * i},60000]")
         promise.kept()
     assert promise.refused()
-    assert promise.w.post("/api/exec/floods/kv_clear", "[200]").status == 200
+    assert promise.w.post("/api/exec/floods/kv_clear", "[800]").status == 200
     recovers(promise)
 
 
