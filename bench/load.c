@@ -24,7 +24,6 @@ enum {
     OPEN_SECONDS = 60, // for all handshakes together
     DRAIN_SECONDS = 5, // for what is still on its way when the time is up
     STAMP = 8,
-    WINDOWS = 1024, // places in the pattern where a payload can start
 };
 
 struct options opt = {
@@ -112,9 +111,11 @@ static size_t frame_len;
 static void payload_init(void)
 {
     uint64_t x = 1;
+    if (&extension)
+        extension.text(pattern, 4 * WINDOWS + opt.size);
     for (size_t i = 0; i < 4 * WINDOWS + opt.size; i++) {
         x = x * 6364136223846793005u + 1442695040888963407u;
-        pattern[i] = (uint8_t)(x >> 56);
+        pattern[i] = &extension ? pattern[i] : (uint8_t)(x >> 56);
         masked[i] = pattern[i] ^ mask_key[i & 3];
     }
     for (uint32_t i = 0; i < opt.pipeline; i++) {
@@ -141,8 +142,26 @@ static bool payload_get(const uint8_t *at, size_t n, struct stamp *s)
     return memcmp(at + STAMP, pattern + window(*s) + STAMP, n - STAMP) == 0;
 }
 
+// Frames of different lengths, so that a round is made anew.
+static void extension_round(struct conn *c)
+{
+    tx_len = 0;
+    for (uint32_t i = 0; i < opt.pipeline; i++) {
+        struct stamp s = {c->id, c->sent + i};
+        uint8_t stamp[STAMP];
+        memcpy(stamp, &s, STAMP);
+        tx_len += extension.encode(tx + tx_len, stamp, STAMP, pattern + window(s) + STAMP,
+                                   opt.size - STAMP, window(s) / 4);
+    }
+    conn_round(c, tx, tx_len, opt.pipeline);
+}
+
 static void frames_round(struct conn *c)
 {
+    if (&extension) {
+        extension_round(c);
+        return;
+    }
     for (uint32_t i = 0; i < opt.pipeline; i++)
         payload_put(tx + i * frame_len, (struct stamp){c->id, c->sent + i});
     conn_round(c, tx, tx_len, opt.pipeline);

@@ -11,6 +11,7 @@
 enum {
     FRAMES_MAX = 1 << 20, // bytes of payload of one round
     RX_MAX = 4 << 20,     // a round, its frame heads, and room to spare
+    WINDOWS = 1024,       // places in the pattern where a payload can start
 };
 
 enum { OP_MORE = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
@@ -56,6 +57,17 @@ struct options {
     uint32_t conns, active, senders, size, pipeline, inflight, status;
     bool echo, strict;
 };
+
+// What all WebSockets agree to where load_deflate.c is linked in; else it has no address.
+struct extension {
+    const char *offer, *answer;
+    void (*text)(uint8_t *at, size_t n); // a pattern that can be compressed
+    // A masked frame of a stamp and the pattern behind it; returns its length.
+    size_t (*encode)(uint8_t *to, const uint8_t *stamp, size_t stamp_len, const uint8_t *pattern,
+                     size_t n, size_t window);
+    bool (*decode)(const uint8_t **at, size_t *n); // a message with RSV1; false: it is wrong
+};
+extern const struct extension extension __attribute__((weak));
 
 struct load {
     const struct mode *mode;

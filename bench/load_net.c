@@ -231,8 +231,8 @@ static void conn_connected(struct conn *c)
     key_make(c->id, key);
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                     net_path, net_host, key);
+                     "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                     net_path, net_host, key, &extension ? extension.offer : "");
     c->state = UPGRADING;
     conn_send(c, (const uint8_t *)request, (size_t)n);
 }
@@ -284,6 +284,10 @@ static size_t handshake_consume(struct conn *c, const uint8_t *at, size_t n)
         conn_lost(c, "the upgrade was refused");
         return len;
     }
+    if (&extension && !header_is(head, len, "Sec-WebSocket-Extensions:", extension.answer)) {
+        conn_lost(c, "the extension was not agreed to");
+        return len;
+    }
     if (opt.strict) {
         char key[25], accept[29];
         key_make(c->id, key);
@@ -305,7 +309,7 @@ struct frame {
     const uint8_t *payload;
     size_t len;
     uint8_t op;
-    bool fin, bad;
+    bool fin, bad, extended;
 };
 
 // Returns the bytes of a whole frame, 0 if its end is yet to come.
@@ -324,8 +328,9 @@ static size_t frame_parse(const uint8_t *at, size_t n, struct frame *f)
     }
     f->fin = at[0] & 0x80;
     f->op = at[0] & 15;
-    // A server masks nothing and we have offered no extension.
-    f->bad = (at[0] & 0x70) || (at[1] & 0x80) || f->len > RX_MAX / 2;
+    // A server masks nothing, and has no reserved bit but what an extension gave a meaning.
+    f->extended = &extension && (at[0] & 0x40);
+    f->bad = (at[0] & (f->extended ? 0x30 : 0x70)) || (at[1] & 0x80) || f->len > RX_MAX / 2;
     f->payload = at + head;
     return f->bad ? n : n - head < f->len ? 0 : head + f->len;
 }
@@ -387,6 +392,8 @@ size_t frames_consume(struct conn *c, const uint8_t *at, size_t n)
     size_t used = 0, len;
     while (c->state == OPEN && (len = frame_parse(at + used, n - used, &f))) {
         used += len;
+        if (f.extended && !f.bad)
+            f.bad = !f.fin || !extension.decode(&f.payload, &f.len);
         if (f.op == OP_BINARY && f.fin && !f.bad)
             g.mode->message(c, true, f.payload, f.len);
         else

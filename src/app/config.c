@@ -220,6 +220,15 @@ static void on_slow_read(struct reader *r, const yaml_node_t *value, struct conf
     free(what);
 }
 
+static void compress_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
+{
+    char *word = reader_expand(r, value);
+    route->compress = word && strcmp(word, "yes") == 0;
+    if (word && !reader_one_of(word, (const char *const[]){"yes", "no", NULL}))
+        reader_fail(r, value, "compress is yes or no");
+    free(word);
+}
+
 static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_route *route = base;
@@ -238,6 +247,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
         space_read(r, value, route);
     else if (strcmp(name, "on_slow") == 0)
         on_slow_read(r, value, route);
+    else if (strcmp(name, "compress") == 0)
+        compress_read(r, value, route);
     else
         return false;
     return true;
@@ -246,7 +257,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 static const struct reader_map target_maps[] = {
     [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                          .extra = target_extra,
-                         .known = "module, handler, space, origins, subprotocols, on_slow"},
+                         .known =
+                             "module, handler, space, compress, origins, subprotocols, on_slow"},
     [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                     .extra = target_extra, .known = "module"},
 };

@@ -43,6 +43,7 @@ struct config_route {
     enum route_kind kind;
     enum route_handler handler;
     bool drops_oldest; /* on_slow: of a peer that leaves too much unread, its oldest messages */
+    bool compress;     /* permessage-deflate, where the client offers it */
     int module;        /* index, -1 with a handler */
     char *space;       /* of topics; NULL: the module's, or "public" */
     char **origins, **subprotocols;

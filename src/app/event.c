@@ -52,7 +52,7 @@ static enum err apply_conn(struct event *ev, const struct effect *e)
         metrics.sends_skipped_total += e->kind == EFFECT_SEND;
     } else if (e->kind == EFFECT_SEND) {
         metrics.messages_sent_total++;
-        conn_write(&gw->net, c, bytes, SLICE_NONE);
+        ws_conn_send_frame(&gw->ws, c, bytes);
         if (conn_queued(c) > gw->ws.queue_max / 2)
             conn_watch(c);
     } else if (e->kind == EFFECT_CLOSE) {

@@ -483,6 +483,7 @@ void gateway_done(struct gateway *gw)
     sys_close(gw->reserve);
     timers_done(&gw->timers);
     topics_done(&gw->topics);
+    ws_server_done(&gw->ws);
     net_done(&gw->net);
     loop_done(&gw->loop);
 }

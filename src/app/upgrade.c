@@ -1,6 +1,7 @@
 /* The opening handshake (RFC 6455 4.2), and what becomes of messages: to a guest, or echoed. */
 #include "app/gateway.h"
 #include "base/log.h"
+#include "ws/ws_extension.h"
 #include "ws/ws_handshake.h"
 
 struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c)
@@ -57,13 +58,28 @@ static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, st
         ws_conn_fail(&gw->ws, c, e, CLOSE_NO_MEMORY);
 }
 
+/* Compressed once for all that want it so, when the first of them is reached. */
+static struct frame *compressed(struct gateway *gw, struct frame *f)
+{
+    struct slice twin;
+    if (f->twin)
+        return f->twin;
+    f->twin = f;
+    if (ws_deflate_twin(gw->ws.deflate, frame_slice(f), &twin)) {
+        struct frame *made = frame_new(twin, SLICE_NONE);
+        f->twin = made ? made : f;
+        ws_deflate_sent(gw->ws.deflate);
+    }
+    return f->twin;
+}
+
 void upgrade_deliver(void *owner, struct conn *c, struct frame *frame)
 {
     struct gateway *gw = owner;
     if (c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
         return;
     metrics.messages_sent_total++;
-    conn_write_frame(&gw->net, c, frame);
+    conn_write_frame(&gw->net, c, c->flags & WS_DEFLATE ? compressed(gw, frame) : frame);
     if (conn_queued(c) > gw->ws.queue_max / 2)
         conn_watch(c);
 }
@@ -214,6 +230,22 @@ static struct slice pubsub_topic(const struct config_route *route, const struct 
     return slice_of(path.p + skip, path.n - skip);
 }
 
+/* ERR_WS_HANDSHAKE: the field is malformed, which matters where extensions are looked at. */
+static enum err extension_choose(const struct config_route *route, const struct http_exchange *ex,
+                                 struct ws_deflate_offer *out)
+{
+    *out = (struct ws_deflate_offer){0};
+    for (uint32_t i = 0; route->compress && i < ex->req.n_fields; i++) {
+        const struct http_field *f = &ex->req.fields[i];
+        if (!slice_eq_nocase(http_span_slice(ex->head, f->name), SLICE("sec-websocket-extensions")))
+            continue;
+        enum err e = ws_deflate_negotiate(http_span_slice(ex->head, f->value), out);
+        if (e)
+            return e;
+    }
+    return ERR_NONE;
+}
+
 void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen)
 {
     static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -221,12 +253,18 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
     const struct http_exchange *ex = c->detail;
     const struct config_route *route = &gw->config.routes[c->route];
     struct slice protocol = protocol_choose(route, ex);
+    struct ws_deflate_offer offer;
+    bool deflate = !extension_choose(route, ex, &offer) && offer.taken &&
+                   ws_server_deflate(&gw->ws);
     char accept[29];
     ws_accept_key(http_exchange_field(ex, SLICE("sec-websocket-key")), accept);
     metrics.http_requests_total++;
     bool ok = conn_write(&gw->net, c, slice_of(head, sizeof(head) - 1), slice_of(accept, 28));
     if (ok && protocol.n && !chosen)
         ok = conn_write(&gw->net, c, SLICE("\r\nSec-WebSocket-Protocol: "), protocol);
+    if (ok && deflate)
+        ok = conn_write(&gw->net, c, SLICE("\r\nSec-WebSocket-Extensions: "),
+                        ws_deflate_answer(&offer));
     ok = ok && conn_write(&gw->net, c, SLICE("\r\n"), fields) &&
          conn_write(&gw->net, c, SLICE("\r\n"), SLICE_NONE);
     struct slice topic = pubsub_topic(route, ex);
@@ -234,7 +272,7 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
     if (route->handler == HANDLER_PUBSUB)
         joined = topics_join(&gw->topics, c, public_space(route), topic);
     struct http_exchange *kept = http_exchange_detach(c);
-    ws_conn_start(&gw->ws, c, PROTOCOL_WS);
+    ws_conn_start(&gw->ws, c, PROTOCOL_WS, deflate);
     if (log_begin(LOG_connection_open)) {
         log_id("conn_id", conn_id(c));
         log_text("path", slice_str(route->path));
@@ -264,7 +302,8 @@ static enum err handshake_check(const struct http_exchange *ex, const struct con
     if (origin.p &&
         !ws_origin_allowed((const char *const *)route->origins, route->n_origins, origin))
         return ERR_WS_ORIGIN;
-    return ERR_NONE;
+    struct ws_deflate_offer offer;
+    return extension_choose(route, ex, &offer);
 }
 
 void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route)
@@ -305,6 +344,7 @@ void upgrade_init(struct gateway *gw)
     gw->ws.owner = gw;
     gw->ws.message_max = (uint32_t)gw->config.limits.message;
     gw->ws.queue_max = (uint32_t)gw->config.limits.send_queue;
+    gw->ws.compress_least = (uint32_t)gw->config.limits.compress_least;
     gw->ws.close_timeout_ms = gw->config.limits.close_timeout;
     gw->ws.ready = ready;
     gw->ws.message = message;

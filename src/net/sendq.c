@@ -39,8 +39,11 @@ struct frame *frame_new(struct slice a, struct slice b)
 void frame_release(struct frame *f)
 {
     ASSERT(f->refs > 0);
-    if (!--f->refs)
-        mem_free(f, sizeof(*f) + f->cap);
+    if (--f->refs)
+        return;
+    if (f->twin && f->twin != f)
+        frame_release(f->twin);
+    mem_free(f, sizeof(*f) + f->cap);
 }
 
 /* ---- all queues ---- */

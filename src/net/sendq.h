@@ -21,7 +21,8 @@ struct frame {
     uint32_t refs;
     uint32_t queued; /* of them, by queues: it is counted as their memory while there is one */
     uint32_t n, cap;
-    uint32_t first; /* where the first frame begins: in front of it is what can't be dropped */
+    uint32_t first;     /* where the first frame begins: in front of it is what can't be dropped */
+    struct frame *twin; /* compressed; itself: it is sent as it is; NULL: nobody has asked yet */
     uint8_t bytes[];
 };
 

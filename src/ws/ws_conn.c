@@ -1,12 +1,31 @@
 #include "ws/ws_conn.h"
 
 #include "base/log.h"
+#include "base/utf8.h"
+
+enum { TURN_MESSAGES = 32 }; /* of a connection that compresses */
 
 bool ws_conn_send(struct ws_server *s, struct conn *c, enum ws_opcode opcode, struct slice data)
 {
     uint8_t header[WS_HEADER_MAX];
+    struct slice frame;
+    if (c->flags & WS_DEFLATE && ws_deflate_frame(s->deflate, opcode, data, &frame)) {
+        bool there = conn_write(s->net, c, frame, SLICE_NONE);
+        ws_deflate_sent(s->deflate);
+        return there;
+    }
     size_t n = ws_frame_header(header, opcode, true, data.n);
     return conn_write(s->net, c, slice_of(header, n), data);
+}
+
+bool ws_conn_send_frame(struct ws_server *s, struct conn *c, struct slice frame)
+{
+    struct slice twin;
+    bool compressed = c->flags & WS_DEFLATE && ws_deflate_twin(s->deflate, frame, &twin);
+    bool there = conn_write(s->net, c, compressed ? twin : frame, SLICE_NONE);
+    if (compressed)
+        ws_deflate_sent(s->deflate);
+    return there;
 }
 
 /* Code and reason; one that can't be sent: nothing. */
@@ -82,6 +101,24 @@ static void peer_close(struct ws_server *s, struct conn *c, unsigned code)
     conn_shutdown(s->net, c, CLOSE_PEER);
 }
 
+static void take_message(struct ws_server *s, struct conn *c, const struct ws_event *got)
+{
+    struct slice data = got->data;
+    enum err e = ERR_NONE;
+    if (got->compressed)
+        e = ws_deflate_inflate(s->deflate, data, s->message_max, &data);
+    if (!e && got->compressed && got->opcode == WS_TEXT && !utf8_valid(data))
+        e = ERR_WS_UTF8;
+    if (e) {
+        ws_conn_fail(s, c, e, e == ERR_NO_MEMORY ? CLOSE_NO_MEMORY : CLOSE_PROTOCOL);
+        return;
+    }
+    metrics.messages_received_total++;
+    s->message(s->owner, c, (enum ws_opcode)got->opcode, data);
+    if (got->compressed)
+        ws_deflate_done(s->deflate);
+}
+
 static void take(struct ws_server *s, struct conn *c, const struct ws_event *got)
 {
     if (got->opcode == WS_CLOSE)
@@ -90,10 +127,20 @@ static void take(struct ws_server *s, struct conn *c, const struct ws_event *got
         return; /* only the peer's Close matters now */
     else if (got->opcode == WS_PING)
         ws_conn_send(s, c, WS_PONG, got->data);
-    else if (got->opcode != WS_PONG) {
-        metrics.messages_received_total++;
-        s->message(s->owner, c, (enum ws_opcode)got->opcode, got->data);
-    }
+    else if (got->opcode != WS_PONG)
+        take_message(s, c, got);
+}
+
+/* Inflating takes time that others wait for: a connection that may compress has turns. */
+static enum conn_ready ready(void *owner, struct conn *c)
+{
+    struct ws_server *s = owner;
+    if (c->flags & WS_CLOSE_SENT)
+        return CONN_ALWAYS;
+    enum conn_ready r = s->ready(s->owner, c);
+    if (!(c->flags & WS_DEFLATE) || r < CONN_TURN)
+        return r;
+    return s->net->fed < TURN_MESSAGES && ws_deflate_ready(s->deflate) ? CONN_TURN : CONN_NO_ROOM;
 }
 
 /* Nothing more is read of a peer that does not read what that brings it. What has gathered may yet
@@ -116,13 +163,13 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
     struct ws_server *s = owner;
     struct ws_event got;
     struct ws_rx *rx = c->detail;
-    if (!(c->flags & WS_CLOSE_SENT) && s->ready(s->owner, c) < CONN_TURN) {
+    if (ready(s, c) < CONN_TURN) {
         conn_defer(s->net, c);
         return 0;
     }
     if (conn_queued(c) > s->pause_at && output_full(s, c))
         return 0;
-    struct ws_result r = ws_receive(&rx, p, n, s->message_max, &got);
+    struct ws_result r = ws_receive(&rx, p, n, s->message_max, c->flags & WS_DEFLATE, &got);
     c->detail = rx;
     if (r.state == WS_BAD) {
         ws_conn_fail(s, c, r.err, CLOSE_PROTOCOL);
@@ -157,6 +204,7 @@ static bool closed(void *owner, struct conn *c)
     ws_rx_free(&rx);
     c->detail = NULL;
     metrics.websockets_active--;
+    metrics.websockets_deflate -= !!(c->flags & WS_DEFLATE);
     if (log_begin(LOG_connection_closed)) {
         log_id("conn_id", conn_id(c));
         log_text("close_reason", slice_str(close_name((enum close_reason)c->close_reason)));
@@ -164,12 +212,6 @@ static bool closed(void *owner, struct conn *c)
         log_end();
     }
     return true;
-}
-
-static enum conn_ready ready(void *owner, struct conn *c)
-{
-    struct ws_server *s = owner;
-    return c->flags & WS_CLOSE_SENT ? CONN_ALWAYS : s->ready(s->owner, c);
 }
 
 static void drained(void *owner, struct conn *c)
@@ -203,11 +245,25 @@ void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
                                                       .closed = closed};
 }
 
-void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol)
+void ws_server_done(struct ws_server *s)
+{
+    ws_deflate_free(s->deflate);
+    s->deflate = NULL;
+}
+
+bool ws_server_deflate(struct ws_server *s)
+{
+    if (!s->deflate)
+        s->deflate = ws_deflate_new(&s->net->loop->now_ns, s->compress_least);
+    return s->deflate;
+}
+
+void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol, bool deflate)
 {
     conn_timer(s->net, c, 0);
     conn_speak(s->net, c, protocol);
-    c->flags = 0;
+    c->flags = deflate ? WS_DEFLATE : 0;
     c->close_code = 0;
     metrics.websockets_active++;
+    metrics.websockets_deflate += deflate;
 }

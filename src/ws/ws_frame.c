@@ -6,6 +6,7 @@ struct ws_rx {
     uint8_t header[WS_HEADER_MAX], header_n; /* of a frame whose header is incomplete */
     bool in_frame;                           /* header known, payload incomplete */
     bool in_message, finished;               /* data frames seen; the last one complete */
+    bool compressed;                         /* the message */
     uint8_t opcode;                          /* of the message */
     struct ws_frame frame;
     uint64_t got; /* payload bytes of the frame so far */
@@ -24,14 +25,15 @@ static bool is_control(uint8_t opcode)
     return opcode & 8;
 }
 
-struct ws_result ws_frame_parse(const uint8_t *p, size_t n, struct ws_frame *out)
+struct ws_result ws_frame_parse(const uint8_t *p, size_t n, bool deflate, struct ws_frame *out)
 {
     const struct ws_result more = {WS_MORE, ERR_NONE, 0};
     if (n < 1)
         return more;
     uint8_t opcode = p[0] & 15;
     bool fin = p[0] & 0x80;
-    if (p[0] & 0x70)
+    bool compressed = deflate && p[0] & WS_RSV1 && (opcode == WS_TEXT || opcode == WS_BINARY);
+    if (p[0] & (compressed ? 0x30 : 0x70))
         return bad(ERR_WS_RESERVED);
     if (opcode > WS_PONG || (opcode > WS_BINARY && opcode < WS_CLOSE))
         return bad(ERR_WS_OPCODE);
@@ -56,8 +58,11 @@ struct ws_result ws_frame_parse(const uint8_t *p, size_t n, struct ws_frame *out
     }
     if (n < 6 + extra)
         return more;
-    *out = (struct ws_frame){
-        .opcode = opcode, .fin = fin, .header_len = (uint8_t)(6 + extra), .len = len};
+    *out = (struct ws_frame){.opcode = opcode,
+                             .header_len = (uint8_t)(6 + extra),
+                             .fin = fin,
+                             .compressed = compressed,
+                             .len = len};
     memcpy(out->mask, p + 2 + extra, 4);
     return (struct ws_result){WS_DONE, ERR_NONE, 6 + extra};
 }
@@ -114,6 +119,12 @@ bool ws_close_code_valid(unsigned code)
            (code >= 3000 && code <= 4999);
 }
 
+/* Compressing may well make a message longer, by an eighth where it is done badly. */
+static uint32_t payload_max(uint32_t message_max, bool compressed)
+{
+    return compressed ? message_max + message_max / 8 + 64 : message_max;
+}
+
 /* Whether a frame may follow what came before, and fits. */
 static enum err frame_admit(const struct ws_rx *rx, const struct ws_frame *f, uint32_t max)
 {
@@ -123,13 +134,14 @@ static enum err frame_admit(const struct ws_rx *rx, const struct ws_frame *f, ui
     if ((f->opcode == WS_CONTINUATION) != in_message)
         return ERR_WS_FRAGMENT;
     uint64_t have = in_message ? rx->message.len : 0;
-    return f->len > max - have ? ERR_WS_MESSAGE_SIZE : ERR_NONE;
+    uint32_t most = payload_max(max, in_message ? rx->compressed : f->compressed);
+    return f->len > most - have ? ERR_WS_MESSAGE_SIZE : ERR_NONE;
 }
 
 static struct ws_result event_control(uint8_t opcode, struct slice data, size_t consumed,
                                       struct ws_event *ev)
 {
-    *ev = (struct ws_event){opcode, 1005, data};
+    *ev = (struct ws_event){opcode, false, 1005, data};
     if (opcode == WS_CLOSE && data.n) {
         if (data.n == 1)
             return bad(ERR_WS_CLOSE_CODE);
@@ -150,9 +162,9 @@ static struct ws_result receive_whole(uint8_t *p, const struct ws_frame *f, stru
     ws_unmask(p + f->header_len, f->len, f->mask, 0);
     if (is_control(f->opcode))
         return event_control(f->opcode, data, consumed, ev);
-    if (f->opcode == WS_TEXT && !utf8_valid(data))
+    if (f->opcode == WS_TEXT && !f->compressed && !utf8_valid(data))
         return bad(ERR_WS_UTF8);
-    *ev = (struct ws_event){f->opcode, 0, data};
+    *ev = (struct ws_event){f->opcode, f->compressed, 0, data};
     return (struct ws_result){WS_DONE, ERR_NONE, consumed};
 }
 
@@ -168,8 +180,9 @@ static enum err frame_begin(struct ws_rx *rx, const struct ws_frame *f, uint32_t
     if (f->opcode == WS_TEXT || f->opcode == WS_BINARY) {
         rx->in_message = true;
         rx->opcode = f->opcode;
+        rx->compressed = f->compressed;
         rx->utf8 = (struct utf8){0};
-        buf_init(&rx->message, max);
+        buf_init(&rx->message, payload_max(max, f->compressed));
     }
     return ERR_NONE;
 }
@@ -180,7 +193,7 @@ static enum err frame_payload(struct ws_rx *rx, uint8_t *p, size_t n)
     if (is_control(rx->frame.opcode)) {
         memcpy(rx->control + rx->got, p, n);
     } else {
-        if (rx->opcode == WS_TEXT && !utf8_feed(&rx->utf8, p, n))
+        if (rx->opcode == WS_TEXT && !rx->compressed && !utf8_feed(&rx->utf8, p, n))
             return ERR_WS_UTF8;
         enum err e = buf_append(&rx->message, slice_of(p, n));
         if (e)
@@ -198,21 +211,22 @@ static struct ws_result frame_end(struct ws_rx *rx, size_t consumed, struct ws_e
         return event_control(rx->frame.opcode, slice_of(rx->control, rx->got), consumed, ev);
     if (!rx->frame.fin)
         return (struct ws_result){WS_MORE, ERR_NONE, consumed};
-    if (rx->opcode == WS_TEXT && !utf8_complete(&rx->utf8))
+    if (!utf8_complete(&rx->utf8))
         return bad(ERR_WS_UTF8);
     rx->in_message = false;
     rx->finished = true;
-    *ev = (struct ws_event){rx->opcode, 0, buf_slice(&rx->message)};
+    *ev = (struct ws_event){rx->opcode, rx->compressed, 0, buf_slice(&rx->message)};
     return (struct ws_result){WS_DONE, ERR_NONE, consumed};
 }
 
 /* Takes header bytes into rx; *at moves. */
-static enum err header_take(struct ws_rx *rx, const uint8_t *p, size_t n, size_t *at, uint32_t max)
+static enum err header_take(struct ws_rx *rx, const uint8_t *p, size_t n, size_t *at, uint32_t max,
+                            bool deflate)
 {
     while (*at < n && !rx->in_frame) {
         struct ws_frame f;
         rx->header[rx->header_n++] = p[(*at)++];
-        struct ws_result r = ws_frame_parse(rx->header, rx->header_n, &f);
+        struct ws_result r = ws_frame_parse(rx->header, rx->header_n, deflate, &f);
         if (r.state == WS_BAD)
             return r.err;
         enum err e = r.state == WS_DONE ? frame_begin(rx, &f, max) : ERR_NONE;
@@ -223,11 +237,11 @@ static enum err header_take(struct ws_rx *rx, const uint8_t *p, size_t n, size_t
 }
 
 struct ws_result ws_receive(struct ws_rx **at_rx, uint8_t *p, size_t n, uint32_t message_max,
-                            struct ws_event *ev)
+                            bool deflate, struct ws_event *ev)
 {
     struct ws_frame f;
     if (!*at_rx) {
-        struct ws_result r = ws_frame_parse(p, n, &f);
+        struct ws_result r = ws_frame_parse(p, n, deflate, &f);
         if (r.state == WS_BAD)
             return r;
         enum err e = r.state == WS_DONE ? frame_admit(NULL, &f, message_max) : ERR_NONE;
@@ -242,7 +256,7 @@ struct ws_result ws_receive(struct ws_rx **at_rx, uint8_t *p, size_t n, uint32_t
     }
     struct ws_rx *rx = *at_rx;
     for (size_t at = 0;;) {
-        enum err e = header_take(rx, p, n, &at, message_max);
+        enum err e = header_take(rx, p, n, &at, message_max, deflate);
         if (e)
             return bad(e);
         if (!rx->in_frame)

@@ -14,10 +14,11 @@ enum ws_opcode {
     WS_PONG = 10
 };
 enum { WS_HEADER_MAX = 14, WS_CONTROL_MAX = 125 };
+enum { WS_RSV1 = 0x40 }; /* of a header's first byte: the message is compressed (RFC 7692 6) */
 
 struct ws_frame {
     uint8_t opcode, header_len;
-    bool fin;
+    bool fin, compressed;
     uint8_t mask[4];
     uint64_t len;
 };
@@ -29,8 +30,9 @@ struct ws_result {
     size_t consumed;
 };
 
-/* A client's frame header: masked, no reserved bit, known opcode, the shortest form of length. */
-struct ws_result ws_frame_parse(const uint8_t *p, size_t n, struct ws_frame *out);
+/* A client's frame header: masked, known opcode, the shortest form of length, no reserved bit but
+ * RSV1 on a data message's first frame where permessage-deflate was negotiated. */
+struct ws_result ws_frame_parse(const uint8_t *p, size_t n, bool deflate, struct ws_frame *out);
 /* XORs in place; phase: the position within the mask of p[0]. */
 void ws_unmask(uint8_t *p, size_t n, const uint8_t mask[4], unsigned phase);
 /* A server's header, unmasked: 2, 4 or 10 bytes. */
@@ -44,15 +46,16 @@ bool ws_close_code_valid(unsigned code);
 struct ws_rx;
 struct ws_event {
     uint8_t opcode;      /* TEXT, BINARY, PING, PONG or CLOSE */
+    bool compressed;     /* data is to be inflated, and nothing is known of what will come out */
     uint16_t close_code; /* CLOSE: 1005 where the frame had none */
     struct slice data;   /* borrowed, until ws_rx_release */
 };
 
 /* Takes bytes, unmasks them in place, yields at most one event. DONE: call again with the rest
  * after ws_rx_release; MORE: all was taken. A complete unfragmented frame is neither copied nor
- * allocated for. Text is validated as it arrives. */
+ * allocated for. Text is validated as it arrives. deflate: as in ws_frame_parse. */
 struct ws_result ws_receive(struct ws_rx **rx, uint8_t *p, size_t n, uint32_t message_max,
-                            struct ws_event *ev);
+                            bool deflate, struct ws_event *ev);
 void ws_rx_release(struct ws_rx **rx); /* after an event: frees what is no longer needed */
 void ws_rx_free(struct ws_rx **rx);
 

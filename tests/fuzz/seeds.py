@@ -4,6 +4,7 @@ found-* come from fuzzing (minimised by -merge=1) and are left alone."""
 import pathlib
 import struct
 import sys
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent / "corpus"
 
@@ -84,7 +85,41 @@ def ws():
     yield "control-long", large + frame(0x89, b"x" * 126)
     yield "stray", large + frame(0x80, b"x")
     yield "within", large + frame(0x01, b"x") + frame(0x81, b"y")
+    deflate = cuts + b"\x1f"
+    hello = bytes.fromhex("f248cdc9c90700")
+    yield "deflate", deflate + frame(0xc1, hello) + frame(0x82, b"plain") + frame(0xc2, b"\0")
+    yield "deflate-fragments", deflate + (frame(0x41, hello[:3]) + frame(0x89, b"p") +
+                                          frame(0x00, b"\xff") + frame(0x80, hello[3:]))
+    yield "deflate-continuation", deflate + frame(0x41, hello) + frame(0xc0, b"")
+    yield "deflate-control", deflate + frame(0xc9, b"")
+    yield "deflate-eighth", cuts + b"\x14" + frame(0xc2, b"x" * 82) + frame(0xc2, b"x" * 83)
     yield "many", large + b"".join(frame(0x81, b"m%d" % i) for i in range(20))
+
+
+def extensions():
+    pd = "permessage-deflate"
+    yield "plain", pd
+    yield "window", pd + "; server_max_window_bits=15; client_max_window_bits"
+    yield "all", (pd + "; server_no_context_takeover; client_no_context_takeover; "
+                  "server_max_window_bits=\"1\\2\"; client_max_window_bits=10")
+    yield "several", f"x; y=z, {pd}; server_max_window_bits=8, {pd}; unknown, {pd}"
+    yield "twice", pd + "; client_max_window_bits; client_max_window_bits"
+    yield "empty", ",, ,"
+    yield "cut", pd + "; a=\"b\\"
+    yield "semicolon", pd + ";"
+
+
+def deflated():
+    for name, data in (("short", b"Hello"), ("text", b"weir water " * 90), ("zeros", bytes(70000)),
+                       ("bytes", bytes(range(256)))):
+        for level in (0, 1, 9):
+            z = zlib.compressobj(level, zlib.DEFLATED, -15)
+            yield f"{name}-{level}", b"\xff\xff" + (z.compress(data) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    yield "last", b"\xff\xff" + bytes.fromhex("f348cdc9c90700f348cdc9c9070000")
+    yield "blocks", b"\xff\xff" + b"\2\0\0\0\xff\xff" * 300
+    yield "bomb", b"\x01\0" + zlib.compress(bytes(60000))[2:-4]
+    yield "cut", b"\xff\xff" + bytes.fromhex("f248cd")
+    yield "distance", b"\xff\xff" + b"\2\x13\0\0"
 
 
 CONFIGS = {
@@ -132,6 +167,10 @@ def main():
         made[f"http_request/{name}"] = bytes([where]) + data
     for name, data in ws():
         made[f"ws_frame/{name}"] = data
+    for name, text in extensions():
+        made[f"ws_extension/{name}"] = text.encode()
+    for name, data in deflated():
+        made[f"ws_deflate/{name}"] = data
     for name, text in CONFIGS.items():
         made[f"config/{name}"] = text.encode()
     for name, data in made.items():

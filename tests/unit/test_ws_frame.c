@@ -72,7 +72,7 @@ static void headers_are_read_or_refused_at_their_first_fault(void **state)
             uint8_t *copy = malloc(n ? n : 1);
             assert_non_null(copy);
             memcpy(copy, r->input.p, n);
-            got = ws_frame_parse(copy, n++, &f);
+            got = ws_frame_parse(copy, n++, false, &f);
             free(copy);
         }
         bool ok = r->err ? got.state == WS_BAD && got.err == r->err
@@ -100,7 +100,7 @@ static void each_first_byte_is_as_the_rfc_says(void **state)
                         : !known                     ? ERR_WS_OPCODE
                         : opcode >= 8 && !(b & 0x80) ? ERR_WS_CONTROL
                                                      : ERR_NONE;
-        assert_err(ws_frame_parse(head, sizeof(head), &f).err, want);
+        assert_err(ws_frame_parse(head, sizeof(head), false, &f).err, want);
     }
 }
 
@@ -121,9 +121,9 @@ static void a_made_header_reads_back(void **state)
                 size_t n = ws_frame_header(head, (enum ws_opcode)opcodes[j], fin, lengths[i].len);
                 assert_int_equal(n, lengths[i].n);
                 assert_int_equal(head[1] & 0x80, 0); /* a server does not mask */
-                assert_err(ws_frame_parse(head, n, &f).err, ERR_WS_MASK);
+                assert_err(ws_frame_parse(head, n, false, &f).err, ERR_WS_MASK);
                 head[1] |= 0x80;
-                assert_int_equal(ws_frame_parse(head, n + 4, &f).state, WS_DONE);
+                assert_int_equal(ws_frame_parse(head, n + 4, false, &f).state, WS_DONE);
                 assert_int_equal(f.len, lengths[i].len);
                 assert_int_equal(f.opcode, opcodes[j]);
                 assert_int_equal(f.fin, fin);

@@ -17,6 +17,8 @@ struct script {
     const char *want; /* the events, "text:abc;", then the error's name where there is one */
 };
 
+static bool deflate; /* was negotiated */
+
 static size_t wire_put(uint8_t *out, const struct frame *f, uint8_t salt)
 {
     const uint8_t mask[4] = {(uint8_t)(0xa5 ^ salt), 0x5a, (uint8_t)(0x0f + salt), 0xf1};
@@ -35,6 +37,8 @@ static void story_add(struct buf *story, const struct ws_event *ev)
                                         "?", "?",    "close",  "ping", "pong"};
     assert_true(ev->opcode <= WS_PONG);
     assert_err(buf_printf(story, "%s", names[ev->opcode]), ERR_NONE);
+    if (ev->compressed)
+        assert_err(buf_printf(story, " compressed"), ERR_NONE);
     if (ev->opcode == WS_CLOSE)
         assert_err(buf_printf(story, " %u", (unsigned)ev->close_code), ERR_NONE);
     assert_err(buf_printf(story, ":"), ERR_NONE);
@@ -51,7 +55,7 @@ static bool arrive(struct ws_rx **rx, const uint8_t *p, size_t n, struct buf *st
     memcpy(copy, p, n);
     for (size_t at = 0; at < n && r.state == WS_DONE; at += r.consumed) {
         struct ws_event ev = {0};
-        r = ws_receive(rx, copy + at, n - at, MESSAGE_MAX, &ev);
+        r = ws_receive(rx, copy + at, n - at, MESSAGE_MAX, deflate, &ev);
         if (r.state == WS_MORE)
             assert_int_equal(r.consumed, n - at);
         if (r.state != WS_DONE)
@@ -127,13 +131,31 @@ static const struct script scripts[] = {
 };
 /* clang-format on */
 
+/* clang-format off */
+static const struct script compressed_scripts[] = {
+    {"messages", {{0xc1, SLICE("\xff")}, {0x81, SLICE("a")}, {0xc2, SLICE("")}, {0x82, SLICE("b")}},
+        "text compressed:\xff;text:a;binary compressed:;binary:b;"},
+    {"parts", {{0x41, SLICE("\xe2")}, {0x89, SLICE("p")}, {0x10, SLICE("\xff")}, {0x90, SLICE("c")},
+        {0x81, SLICE("d")}}, "ping:p;text compressed:\xe2\xff" "c;text:d;"},
+    {"an uncompressed text is still checked", {{0xc1, SLICE("\xff")}, {0x81, SLICE("\xff")}},
+        "text compressed:\xff;WS_UTF8"},
+    {"a later part", {{0x41, SLICE("a")}, {0xd0, SLICE("b")}}, "WS_RESERVED"},
+    {"a part of a plain one", {{0x01, SLICE("a")}, {0xd0, SLICE("b")}}, "WS_RESERVED"},
+    {"a ping", {{0xc9, SLICE("a")}}, "WS_RESERVED"},
+    {"a pong", {{0xca, SLICE("a")}}, "WS_RESERVED"},
+    {"a close", {{0xc8, SLICE("")}}, "WS_RESERVED"},
+    {"RSV2", {{0xe1, SLICE("a")}}, "WS_RESERVED"}, {"RSV3", {{0xd1, SLICE("a")}}, "WS_RESERVED"},
+    {"no opcode", {{0xc3, SLICE("a")}}, "WS_RESERVED"},
+};
+/* clang-format on */
+
 static size_t script_wire(const struct script *s, uint8_t *wire)
 {
     size_t n = 0;
     for (uint8_t i = 0; i < ARRAY_LEN(s->frames) && s->frames[i].first; i++) {
         struct frame f = s->frames[i];
-        if ((f.first & 0x7f) == 0x10)
-            f.first &= 0x80;
+        if ((f.first & 0x3f) == 0x10)
+            f.first &= 0xc0;
         n += wire_put(wire + n, &f, i);
     }
     assert_true(n <= WIRE_MAX);
@@ -160,6 +182,55 @@ static void scripts_come_out_the_same_at_every_pair_of_cuts(void **state)
                 fail();
             }
     }
+    buf_done(&story);
+}
+
+static void compressed_messages_are_handed_over_as_they_are(void **state)
+{
+    (void)state;
+    uint8_t wire[WIRE_MAX];
+    struct buf story;
+    buf_init(&story, 1 << 16);
+    deflate = true;
+    for (size_t i = 0; i < ARRAY_LEN(compressed_scripts); i++) {
+        const struct script *s = &compressed_scripts[i];
+        size_t n = script_wire(s, wire);
+        for (size_t a = 0; a <= n; a++)
+            for (size_t b = a; b <= n; b++) {
+                tell(wire, n, a, b, &story);
+                if (slice_eq(buf_slice(&story), slice_str(s->want)))
+                    continue;
+                print_error("%s, cut at %zu and %zu: %.*s\n", s->what, a, b, (int)story.len,
+                            (const char *)story.p);
+                fail();
+            }
+    }
+    deflate = false;
+    buf_done(&story);
+}
+
+/* As much as a bad compressor makes of the largest message, and no more. */
+static void a_compressed_message_may_be_an_eighth_longer(void **state)
+{
+    (void)state;
+    static uint8_t wire[WIRE_MAX], data[MESSAGE_MAX * 2];
+    const size_t most = MESSAGE_MAX + MESSAGE_MAX / 8 + 64;
+    struct buf story;
+    buf_init(&story, 1 << 16);
+    deflate = true;
+    for (size_t more = 0; more < 2; more++)
+        for (size_t first = 0; first <= most; first += 297) {
+            const struct frame a = {0x42, slice_of(data, first)},
+                               b = {0x80, slice_of(data, most + more - first)};
+            size_t n = wire_put(wire, &a, 1);
+            n += wire_put(wire + n, &b, 2);
+            tell(wire, n, n / 3, n / 2, &story);
+            if (more)
+                assert_true(slice_eq(buf_slice(&story), SLICE("WS_MESSAGE_SIZE")));
+            else
+                assert_int_equal(story.len, strlen("binary compressed:;") + most);
+        }
+    deflate = false;
     buf_done(&story);
 }
 
@@ -220,12 +291,13 @@ static void a_message_too_large_is_refused_by_its_header(void **state)
     uint8_t head[WS_HEADER_MAX] = {0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4};
     struct ws_rx *rx = NULL;
     struct ws_event ev;
-    struct ws_result r = ws_receive(&rx, head, sizeof(head), MESSAGE_MAX, &ev);
+    struct ws_result r = ws_receive(&rx, head, sizeof(head), MESSAGE_MAX, deflate, &ev);
     assert_int_equal(r.state, WS_BAD);
     assert_err(r.err, ERR_WS_MESSAGE_SIZE);
     assert_null(rx); /* and nothing was allocated for it */
     head[2] = 0x7f;
-    assert_err(ws_receive(&rx, head, sizeof(head), UINT32_MAX, &ev).err, ERR_WS_MESSAGE_SIZE);
+    assert_err(ws_receive(&rx, head, sizeof(head), UINT32_MAX, false, &ev).err,
+               ERR_WS_MESSAGE_SIZE);
     ws_rx_free(&rx);
 }
 
@@ -256,7 +328,7 @@ static void a_whole_frame_is_neither_copied_nor_allocated_for(void **state)
     size_t n = wire_put(wire, &f, 0);
     struct ws_rx *rx = NULL;
     struct ws_event ev;
-    struct ws_result r = ws_receive(&rx, wire, n, MESSAGE_MAX, &ev);
+    struct ws_result r = ws_receive(&rx, wire, n, MESSAGE_MAX, deflate, &ev);
     assert_int_equal(r.state, WS_DONE);
     assert_null(rx);
     assert_ptr_equal(ev.data.p, wire + 6);
@@ -289,7 +361,7 @@ static void nothing_arriving_holds_nothing(void **state)
     struct ws_rx *rx = NULL;
     struct ws_event ev;
     uint8_t none[1];
-    struct ws_result r = ws_receive(&rx, none, 0, MESSAGE_MAX, &ev);
+    struct ws_result r = ws_receive(&rx, none, 0, MESSAGE_MAX, deflate, &ev);
     assert_int_equal(r.state, WS_MORE);
     assert_int_equal(r.consumed, 0);
     ws_rx_release(&rx);
@@ -301,6 +373,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scripts_come_out_the_same_at_every_pair_of_cuts),
+        cmocka_unit_test(compressed_messages_are_handed_over_as_they_are),
+        cmocka_unit_test(a_compressed_message_may_be_an_eighth_longer),
         cmocka_unit_test(a_byte_at_a_time_is_the_same_again),
         cmocka_unit_test(messages_are_no_larger_than_the_limit),
         cmocka_unit_test(a_message_too_large_is_refused_by_its_header),
