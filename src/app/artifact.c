@@ -130,12 +130,13 @@ static enum err failed(const struct config_module *m, const struct artifact *a, 
                        int signal, struct buf *why)
 {
     struct slice path = slice_str(in_path(m, a));
+    const char *own_name = *m->path ? m->path : m->name;
     bool own = a->source >= 0 && said.n > path.n && memcmp(said.p, path.p, path.n) == 0;
     enum err e = own       ? buf_printf(why, "%s%.*s", m->name, (int)(said.n - path.n),
                                         (const char *)said.p + path.n)
                  : said.n  ? buf_append(why, said)
-                 : !signal ? buf_printf(why, "%s: weirc failed", m->path)
-                           : buf_printf(why, "%s: weirc ended by signal %d", m->path, signal);
+                 : !signal ? buf_printf(why, "%s: weirc failed", own_name)
+                           : buf_printf(why, "%s: weirc ended by signal %d", own_name, signal);
     return e ? e : ERR_MODULE_REFUSED;
 }
 

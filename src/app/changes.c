@@ -13,6 +13,8 @@ static const struct config_module *config_of(const struct changes *c, uint32_t i
     return &c->config->modules[i];
 }
 
+static const struct changes_module no_module = {.now.fd = -1, .before.fd = -1, .canary.fd = -1};
+
 static void hash(struct slice s, char out[17])
 {
     char text[SHA256_DIGEST_STRING_LENGTH];
@@ -33,7 +35,7 @@ static bool module_open(struct changes *c, uint32_t i, struct buf *why)
 {
     struct changes_module *m = &c->modules[i];
     struct slice file;
-    *m = (struct changes_module){.now.fd = -1, .before.fd = -1, .canary.fd = -1};
+    *m = no_module;
     if (artifact_open(c->config, config_of(c, i), false, &m->now.fd, why) ||
         artifact_source(config_of(c, i), &file, why))
         return false;
@@ -45,8 +47,7 @@ static bool module_open(struct changes *c, uint32_t i, struct buf *why)
     return true;
 }
 
-bool changes_open(struct changes *c, const struct config *config, const char *file,
-                  struct loop *loop)
+bool changes_open(struct changes *c, struct config *config, const char *file, struct loop *loop)
 {
     bool ok = true;
     *c = (struct changes){.config = config, .config_file = file, .loop = loop, .worker = -1};
@@ -54,7 +55,7 @@ bool changes_open(struct changes *c, const struct config *config, const char *fi
     buf_init(&c->swapped, SAID_MAX);
     buf_init(&c->failed, SAID_MAX);
     c->timer.kind = LOOP_COMPILE;
-    c->modules = mem_alloc((config->n_modules + 1) * sizeof(*c->modules));
+    c->modules = mem_alloc((config->n_modules + config->admin.modules + 1) * sizeof(*c->modules));
     for (uint32_t i = 0; c->modules && i < config->n_modules; i++) {
         struct buf why;
         buf_init(&why, WHY_MAX);
@@ -67,10 +68,28 @@ bool changes_open(struct changes *c, const struct config *config, const char *fi
     return c->modules && ok;
 }
 
+uint32_t changes_next(const struct changes *c, uint32_t i)
+{
+    while (i < c->config->n_modules && c->modules[i].now.fd < 0)
+        i++;
+    return i;
+}
+
+/* Tells the worker of the place of a module that was added. */
+static bool add_send(const struct changes *c, int to, uint32_t i)
+{
+    char words[CONFIG_WORDS_MAX];
+    const struct config_module *m = config_of(c, i);
+    snprintf(words, sizeof(words), "%s %s %s %s", m->engine, m->instance, m->exec, m->name);
+    return control_send(to, CONTROL_ADD, i, words, -1);
+}
+
 bool changes_send(struct changes *c, int to, uint32_t i)
 {
     char text[VERSIONS_TEXT];
     const struct changes_module *m = &c->modules[i];
+    if (config_module_added(config_of(c, i)) && !add_send(c, to, i))
+        return false;
     control_versions_write(text, &m->now.version, &m->before.version);
     return control_send(to, CONTROL_MODULE, i, text, m->now.fd);
 }
@@ -89,7 +108,8 @@ bool changes_anew(struct changes *c, uint32_t i, struct buf *why)
 {
     struct changes_module *m = &c->modules[i];
     int fd;
-    if (!artifact_compiles(config_of(c, i)) || m->anew || m->last > 1)
+    if (!artifact_compiles(config_of(c, i)) || m->anew || m->last > 1 ||
+        config_module_added(config_of(c, i)))
         return false;
     m->anew = true;
     if (artifact_open(c->config, config_of(c, i), true, &fd, why))
@@ -97,6 +117,50 @@ bool changes_anew(struct changes *c, uint32_t i, struct buf *why)
     sys_close(m->now.fd);
     m->now.fd = fd;
     return true;
+}
+
+/* ---- places of modules that are added ---- */
+
+static void place_leave(struct changes *c, uint32_t i, bool going)
+{
+    struct changes_module *m = &c->modules[i];
+    sys_close(m->now.fd);
+    sys_close(m->before.fd);
+    sys_close(m->canary.fd);
+    *m = no_module;
+    m->going = going;
+    ASSERT(config_module_set(c->config, i, NULL));
+}
+
+void changes_drop(struct changes *c, uint32_t i)
+{
+    if (config_module_added(config_of(c, i)))
+        place_leave(c, i, false);
+}
+
+/* The worker's words are looked at as a stranger's. */
+static enum err place_take(struct changes *c, const char *words, uint32_t *out)
+{
+    struct config *config = c->config;
+    uint32_t at = config->n_modules, added = 0;
+    for (uint32_t i = 0; i < config->n_modules; i++) {
+        bool here = config_module_added(config_of(c, i));
+        added += here;
+        if (here && !*config_of(c, i)->name && !c->modules[i].going)
+            at = MIN(at, i);
+    }
+    if (at == config->n_modules && added >= config->admin.modules)
+        return ERR_MODULES_FULL;
+    if (!config_module_set(config, at, words))
+        return ERR_INVALID;
+    c->modules[at] = no_module;
+    for (uint32_t i = 0; i < config->n_modules; i++)
+        if (i != at && strcmp(config_of(c, i)->name, config_of(c, at)->name) == 0) {
+            place_leave(c, at, false);
+            return ERR_INVALID;
+        }
+    *out = at;
+    return ERR_NONE;
 }
 
 /* ---- a change ---- */
@@ -153,6 +217,9 @@ static void module_failed(struct changes *c, enum err e, struct slice why)
         c->err = e; /* no room for more reasons: they are in the log */
     sys_close(c->next.fd);
     c->next.fd = -1;
+    /* What the worker was told of it, it tells the end of. */
+    if (c->kind == CONTROL_ADD)
+        place_leave(c, c->module, c->state == CHANGE_LOAD && c->worker >= 0);
     module_done(c);
 }
 
@@ -164,11 +231,12 @@ static void load(struct changes *c)
     struct changes_module *m = &c->modules[c->module];
     const struct module_artifact *a = c->kind == CONTROL_ROLLBACK ? &m->before : &c->next;
     enum control_kind kind = c->kind == CONTROL_PROMOTE                         ? CONTROL_PROMOTE
+                             : c->kind == CONTROL_REMOVE                        ? CONTROL_REMOVE
                              : c->kind == CONTROL_ROLLBACK && m->canary.fd >= 0 ? CONTROL_DROP
                                                                                 : CONTROL_MODULE;
     c->state = CHANGE_LOAD;
     control_versions_write(text, &a->version, &m->now.version);
-    if (c->worker < 0 ||
+    if (c->worker < 0 || (c->kind == CONTROL_ADD && !add_send(c, c->worker, c->module)) ||
         !control_send(c->worker, kind, c->module, text, kind == CONTROL_MODULE ? a->fd : -1))
         module_failed(c, ERR_SYS, SLICE("no worker serves"));
 }
@@ -227,6 +295,8 @@ static void reload_next(struct changes *c, uint32_t i)
 {
     for (; i < c->config->n_modules; i++) {
         struct slice file;
+        if (config_module_added(config_of(c, i)))
+            continue;
         struct buf why;
         char sha256[17];
         buf_init(&why, WHY_MAX);
@@ -257,7 +327,7 @@ static bool again(struct changes *c)
 {
     struct slice source = buf_slice(&c->upload);
     char sha256[17];
-    if (c->kind != CONTROL_PUT || !c->cached || !c->answers)
+    if ((c->kind != CONTROL_PUT && c->kind != CONTROL_ADD) || !c->cached || !c->answers)
         return false;
     hash(source, sha256);
     if (strcmp(sha256, c->next.version.sha256) != 0)
@@ -271,6 +341,11 @@ static void loaded(struct changes *c)
 {
     struct changes_module *m = &c->modules[c->module];
     struct module_artifact old = m->now;
+    if (c->kind == CONTROL_REMOVE) {
+        place_leave(c, c->module, c->worker >= 0);
+        module_done(c);
+        return;
+    }
     if (c->next.fd >= 0)
         m->last = c->next.version.number;
     if (c->kind == CONTROL_ROLLBACK && m->canary.fd >= 0) {
@@ -303,7 +378,9 @@ static void loaded(struct changes *c)
 static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answers)
 {
     struct slice source = buf_slice(&c->upload);
-    bool canary = kind != CONTROL_RELOAD && c->modules[module].canary.fd >= 0;
+    bool canary = kind != CONTROL_RELOAD && kind != CONTROL_ADD &&
+                  c->modules[module].canary.fd >= 0;
+    bool put = kind == CONTROL_PUT || kind == CONTROL_ADD;
     c->kind = kind;
     c->module = module;
     c->answers = answers;
@@ -316,13 +393,15 @@ static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answer
                (kind == CONTROL_ROLLBACK && !canary && c->modules[module].before.fd < 0)) {
         c->err = ERR_MODULE_NO_VERSION;
         finish(c);
-    } else if (kind == CONTROL_ROLLBACK || kind == CONTROL_PROMOTE) {
+    } else if (!put) {
         load(c);
     } else if (c->percent && strcmp(config_of(c, module)->instance, "module") == 0) {
         module_failed(c, ERR_MODULE_REFUSED,
                       SLICE("instance: module is one for all connections: it has no canary"));
     } else if (c->upload_over) {
         c->err = ERR_HTTP_BODY_SIZE;
+        finish(c);
+    } else if (kind == CONTROL_ADD && (c->err = place_take(c, c->asked_words, &c->module))) {
         finish(c);
     } else {
         version_new(c, source);
@@ -350,10 +429,14 @@ void changes_worker(struct changes *c, int control)
 {
     c->worker = control;
     if (control < 0) {
-        /* What it asked for goes on where it can, and nobody is told. */
+        /* What it asked for goes on where it can, and nobody is told. Its places went with it. */
+        for (uint32_t i = 0; i < c->config->n_modules; i++)
+            c->modules[i].going = false;
         c->asked = c->answers = false;
         upload_clear(c);
-        if (c->state == CHANGE_LOAD) {
+        if (c->state == CHANGE_LOAD && c->kind == CONTROL_REMOVE) {
+            loaded(c);
+        } else if (c->state == CHANGE_LOAD) {
             if (c->kind == CONTROL_RELOAD)
                 c->module = c->config->n_modules - 1; /* the rest waits for another reload */
             module_failed(c, ERR_SYS, SLICE("the worker died as it loaded it"));
@@ -371,7 +454,11 @@ static void chunk(struct changes *c, struct slice bytes)
 
 void changes_message(struct changes *c, const struct control *m)
 {
-    bool known = m->number < c->config->n_modules;
+    bool known = m->number < c->config->n_modules && c->modules[m->number].now.fd >= 0;
+    bool of_one = m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||
+                  m->kind == CONTROL_PROMOTE ||
+                  (m->kind == CONTROL_REMOVE && known &&
+                   config_module_added(config_of(c, m->number)));
     bool mine = c->state == CHANGE_LOAD && m->number == c->module;
     /* Whoever asks waits for its answer: what comes before that is none of a worker of ours. */
     bool free = !c->asked && !(c->state != CHANGE_IDLE && c->answers);
@@ -382,13 +469,15 @@ void changes_message(struct changes *c, const struct control *m)
             module_failed(c, ERR_MODULE_REFUSED, slice_of(m->text, m->n));
     } else if (m->kind == CONTROL_CHUNK && free) {
         chunk(c, slice_of(m->text, m->n));
-    } else if ((m->kind == CONTROL_PUT || m->kind == CONTROL_ROLLBACK ||
-                m->kind == CONTROL_PROMOTE || m->kind == CONTROL_RELOAD) &&
-               free && (known || m->kind == CONTROL_RELOAD)) {
+    } else if (m->kind == CONTROL_FREED && m->number < c->config->n_modules) {
+        c->modules[m->number].going = false;
+    } else if (free && ((of_one && known) || m->kind == CONTROL_ADD || m->kind == CONTROL_RELOAD)) {
+        bool add = m->kind == CONTROL_ADD;
         c->asked = true;
         c->asked_kind = m->kind;
-        c->asked_module = m->number;
-        c->asked_percent = (uint32_t)strtoul(m->text, NULL, 10) % 100;
+        c->asked_module = add ? 0 : m->number;
+        c->asked_percent = add ? 0 : (uint32_t)strtoul(m->text, NULL, 10) % 100;
+        snprintf(c->asked_words, sizeof(c->asked_words), "%.99s", add ? m->text : "");
         next(c);
     }
 }

@@ -25,23 +25,25 @@ struct changes_module {
     uint32_t last; /* the highest number given to a version */
     char file[17]; /* of the module's file as it was last taken: the first digits of its SHA-256 */
     bool anew;     /* compiled in this run, as the cached code did not fit */
+    bool going;    /* removed, and the worker has not freed its place */
 };
 
 enum change_state { CHANGE_IDLE, CHANGE_COMPILE, CHANGE_LOAD };
 
 struct changes {
-    const struct config *config;
+    struct config *config; /* modules that are added come behind the file's */
     const char *config_file;
     struct loop *loop;
-    struct changes_module *modules; /* as config->modules */
+    struct changes_module *modules; /* as config->modules, with room for those */
     int worker;                     /* the control socket of one that serves; -1: none */
     bool asked, reload;             /* what waits: by the worker; by a signal */
     uint32_t asked_kind, asked_module, asked_percent;
+    char asked_words[CONFIG_WORDS_MAX];
     struct buf upload; /* what is being PUT */
     bool upload_over;  /* it was larger than that */
 
     enum change_state state;
-    uint32_t kind; /* CONTROL_PUT, _ROLLBACK, _PROMOTE, _RELOAD */
+    uint32_t kind; /* CONTROL_PUT, _ADD, _REMOVE, _ROLLBACK, _PROMOTE, _RELOAD */
     bool answers;  /* the worker asked */
     bool cached;   /* what is loaded was compiled earlier */
     uint32_t module, percent;
@@ -53,13 +55,15 @@ struct changes {
 };
 
 /* Opens every module's code, or says every reason against it on standard error. */
-bool changes_open(struct changes *c, const struct config *config, const char *file,
-                  struct loop *loop);
+bool changes_open(struct changes *c, struct config *config, const char *file, struct loop *loop);
+uint32_t changes_next(const struct changes *c, uint32_t i); /* the first from i on that is there */
 /* Sends module i to a worker that starts; its canary, where it has one. */
 bool changes_send(struct changes *c, int to, uint32_t i);
 bool changes_send_canary(struct changes *c, int to, uint32_t i); /* false: none */
 /* Compiles a module anew whose cached code does not fit; once. why: why not. */
 bool changes_anew(struct changes *c, uint32_t i, struct buf *why);
+/* Forgets a module that was added, as a worker that starts refused it. */
+void changes_drop(struct changes *c, uint32_t i);
 void changes_error(const struct changes *c, uint32_t i, struct slice why);
 
 void changes_worker(struct changes *c, int control); /* one serves; -1: it has gone */

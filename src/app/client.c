@@ -1,5 +1,6 @@
 #include "app/client.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -8,7 +9,7 @@
 #include "app/config.h"
 #include "sys/sys.h"
 
-enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20 };
+enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAGE = 2 };
 
 const char *client_address = CLIENT_ADDRESS;
 
@@ -19,7 +20,7 @@ static json_t *fail(const char *what)
 }
 
 /* All that the gateway answers until it closes the connection. false: said. */
-static bool exchange(struct slice request, struct buf *answer)
+static bool exchange(struct slice head, struct slice body, struct buf *answer)
 {
     char host[64];
     uint16_t port;
@@ -28,7 +29,10 @@ static bool exchange(struct slice request, struct buf *answer)
     int fd = sys_connect(host, port, TIMEOUT_MS);
     if (fd < 0)
         return fail(strerror(-fd));
-    ssize_t n = sys_send(fd, request);
+    /* Where not all of the body is taken, the answer says why. */
+    ssize_t n = sys_send(fd, head);
+    if (n > 0 && body.n && sys_send(fd, body) < 0)
+        n = 1;
     while (n > 0) {
         if (buf_reserve(answer, 4096))
             n = -1;
@@ -42,7 +46,7 @@ static bool exchange(struct slice request, struct buf *answer)
 }
 
 /* The document of a 200; NULL: said. */
-static json_t *ask(const char *method, const char *path)
+static json_t *ask(const char *method, const char *path, struct slice body)
 {
     char request[512];
     struct buf answer;
@@ -50,9 +54,10 @@ static json_t *ask(const char *method, const char *path)
     json_t *doc = NULL;
     buf_init(&answer, ANSWER_MAX);
     int n = snprintf(request, sizeof(request),
-                     "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-                     method, path);
-    if (exchange(slice_of(request, (size_t)n), &answer)) {
+                     "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     "Content-Length: %zu\r\n\r\n",
+                     method, path, body.n);
+    if (exchange(slice_of(request, (size_t)n), body, &answer)) {
         const char *end = memmem(answer.p, answer.len, "\r\n\r\n", 4);
         size_t head = end ? (size_t)(end - (const char *)answer.p) + 4 : answer.len;
         if (buf_append(&answer, slice_of("", 1)) == ERR_NONE && end)
@@ -91,9 +96,9 @@ static void print_module(const json_t *m)
                json_integer_value(json_object_get(v, "running")));
 }
 
-int client_modules(void)
+static int list(void)
 {
-    json_t *doc = ask("GET", "modules");
+    json_t *doc = ask("GET", "modules", SLICE_NONE);
     const json_t *m;
     size_t i;
     if (!doc)
@@ -107,7 +112,7 @@ int client_modules(void)
 
 int client_reload(void)
 {
-    json_t *doc = ask("POST", "reload");
+    json_t *doc = ask("POST", "reload", SLICE_NONE);
     const json_t *name;
     size_t i;
     if (!doc)
@@ -118,19 +123,51 @@ int client_reload(void)
     return EXIT_SUCCESS;
 }
 
-int client_rollback(const char *module)
+/* A change of one module; its new version is told, where there is one. */
+static int change(const char *method, const char *name, const char *verb, struct slice body)
 {
     char path[128];
-    if (strlen(module) > 64 || strpbrk(module, "/ \r\n?#%")) {
-        fail("no such name");
+    if (!config_name_valid(slice_str(name))) {
+        fail("a module's name has 1 to 64 letters, digits, _ or -");
         return EXIT_FAILURE;
     }
-    snprintf(path, sizeof(path), "modules/%s/rollback", module);
-    json_t *doc = ask("POST", path);
+    snprintf(path, sizeof(path), "modules/%s%s", name, verb);
+    json_t *doc = ask(method, path, body);
     if (!doc)
         return EXIT_FAILURE;
-    printf("%s: version %" JSON_INTEGER_FORMAT " is in force\n", module,
-           json_integer_value(json_object_get(doc, "version")));
+    const json_t *version = json_object_get(doc, "version");
+    if (version)
+        printf("%s: version %" JSON_INTEGER_FORMAT " is in force\n", name,
+               json_integer_value(version));
+    else
+        printf("%s: removed\n", name);
     json_decref(doc);
     return EXIT_SUCCESS;
+}
+
+int client_rollback(const char *module)
+{
+    return change("POST", module, "/rollback", SLICE_NONE);
+}
+
+int client_modules(int argc, char **argv)
+{
+    struct slice file;
+    if (!argc)
+        return list();
+    if (argc == 2 && strcmp(argv[0], "remove") == 0)
+        return change("DELETE", argv[1], "", SLICE_NONE);
+    if (argc != 3 || strcmp(argv[0], "put") != 0) {
+        fprintf(stderr, "usage: weir modules [put NAME FILE | remove NAME]\n");
+        return EXIT_USAGE;
+    }
+    enum err e = sys_file_read(argv[2], FILE_MAX, &file);
+    if (e) {
+        fprintf(stderr, "%s: %s\n", argv[2],
+                e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
+        return EXIT_FAILURE;
+    }
+    int status = change("PUT", argv[1], "", file);
+    mem_free((void *)(uintptr_t)file.p, file.n ? file.n : 1);
+    return status;
 }

@@ -6,7 +6,7 @@
 extern const char *client_address;
 
 /* Exit statuses: 0, or 1 with the reason on standard error. */
-int client_modules(void);
+int client_modules(int argc, char **argv); /* lists them, or puts or removes one; 2: usage */
 int client_reload(void);
 int client_rollback(const char *module);
 

@@ -118,21 +118,37 @@ static const struct reader_map module_map = {
     READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
     .known = "path, engine, instance, exec, snapshot, space, allow, env, limits"};
 
+static const char *const engines[] = {"native", "pulley", NULL};
+static const char *const instances[] = {"event", "module", NULL};
+static const char *const autos[] = {"auto", "yes", "no", NULL};
+
+bool config_name_valid(struct slice name)
+{
+    static const char fits[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-";
+    for (size_t i = 0; i < name.n; i++)
+        if (!memchr(fits, name.p[i], sizeof(fits) - 1))
+            return false;
+    return name.n && name.n <= 64;
+}
+
+static void module_defaults(struct reader *r, struct config_module *m, const char *name)
+{
+    m->name = strdup(name);
+    ASSERT(m->name);
+    m->allow = ~UINT64_C(0);
+    reader_defaults(r, module_rows, m);
+    reader_defaults(r, module_limit_rows, &m->limits);
+}
+
 static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
     const char *name = reader_key(key);
     c->modules = reader_grow(c->modules, &c->n_modules, sizeof(*c->modules));
     struct config_module *m = &c->modules[c->n_modules - 1];
-    m->name = strdup(name);
-    ASSERT(m->name);
+    module_defaults(r, m, name);
     m->line = (unsigned)key->start_mark.line + 1;
-    m->allow = ~UINT64_C(0);
-    reader_defaults(r, module_rows, m);
-    reader_defaults(r, module_limit_rows, &m->limits);
-    size_t n = strlen(name);
-    if (!n || n > 64 ||
-        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != n)
+    if (!config_name_valid(slice_str(name)))
         reader_fail(r, key, "a module's name has 1 to 64 letters, digits, _ or -");
     unsigned before = r->problems;
     if (value->type == YAML_SCALAR_NODE) {
@@ -145,14 +161,71 @@ static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
     if (!*m->path && r->problems == before)
         reader_fail(r, key, "a module needs path: FILE");
     m->path = reader_resolve(r->file, m->path);
-    if (!reader_one_of(m->engine, (const char *const[]){"native", "pulley", NULL}))
+    if (!reader_one_of(m->engine, engines))
         reader_fail(r, value, "engine is native or pulley");
-    if (!reader_one_of(m->instance, (const char *const[]){"event", "module", NULL}))
+    if (!reader_one_of(m->instance, instances))
         reader_fail(r, value, "instance is event or module");
-    if (!reader_one_of(m->exec, (const char *const[]){"auto", "yes", "no", NULL}))
+    if (!reader_one_of(m->exec, autos))
         reader_fail(r, value, "exec is auto, yes or no");
-    if (!reader_one_of(m->snapshot, (const char *const[]){"auto", "yes", "no", NULL}))
+    if (!reader_one_of(m->snapshot, autos))
         reader_fail(r, value, "snapshot is auto, yes or no");
+    return true;
+}
+
+static void texts_free(char **v, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        free(v[i]);
+    free(v);
+}
+
+static void rows_free(const struct reader_row *row, void *base)
+{
+    for (; row->key; row++)
+        if (row->type == CONFIG_TEXT)
+            free(*(char **)((char *)base + row->offset));
+}
+
+static void module_free(struct config_module *m)
+{
+    rows_free(module_rows, m);
+    free(m->name);
+    texts_free(m->env, m->n_env);
+    memset(m, 0, sizeof(*m));
+}
+
+void config_limits_default(struct config_module_limits *out)
+{
+    struct reader r = {.config = NULL};
+    memset(out, 0, sizeof(*out));
+    reader_defaults(&r, module_limit_rows, out);
+}
+
+static void text_set(struct reader *r, struct config_module *m, const char *key, const char *text)
+{
+    reader_set(r, (yaml_mark_t){0}, reader_row_find(module_rows, key), m, strdup(text));
+}
+
+bool config_module_set(struct config *c, uint32_t i, const char *words)
+{
+    struct reader r = {.config = c};
+    char engine[8] = "native", instance[8] = "event", exec[8] = "auto", name[66] = "";
+    if (i < c->n_modules && !config_module_added(&c->modules[i]))
+        return false;
+    if (words && (sscanf(words, "%7s %7s %7s %65s", engine, instance, exec, name) != 4 ||
+                  !config_name_valid(slice_str(name)) || !reader_one_of(engine, engines) ||
+                  !reader_one_of(instance, instances) || !reader_one_of(exec, autos)))
+        return false;
+    while (i >= c->n_modules) {
+        c->modules = reader_grow(c->modules, &c->n_modules, sizeof(*c->modules));
+        module_defaults(&r, &c->modules[c->n_modules - 1], "");
+    }
+    struct config_module *m = &c->modules[i];
+    module_free(m);
+    module_defaults(&r, m, name);
+    text_set(&r, m, "engine", engine);
+    text_set(&r, m, "instance", instance);
+    text_set(&r, m, "exec", exec);
     return true;
 }
 
@@ -460,30 +533,13 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     return e;
 }
 
-static void texts_free(char **v, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        free(v[i]);
-    free(v);
-}
-
-static void rows_free(const struct reader_row *row, void *base)
-{
-    for (; row->key; row++)
-        if (row->type == CONFIG_TEXT)
-            free(*(char **)((char *)base + row->offset));
-}
-
 void config_done(struct config *c)
 {
     rows_free(root_rows, &c->root);
     rows_free(admin_rows, &c->admin);
     texts_free(c->listen, c->n_listen);
-    for (uint32_t i = 0; i < c->n_modules; i++) {
-        rows_free(module_rows, &c->modules[i]);
-        free(c->modules[i].name);
-        texts_free(c->modules[i].env, c->modules[i].n_env);
-    }
+    for (uint32_t i = 0; i < c->n_modules; i++)
+        module_free(&c->modules[i]);
     for (uint32_t i = 0; i < c->n_routes; i++) {
         free(c->routes[i].path);
         free(c->routes[i].space);

@@ -68,6 +68,19 @@ struct config {
 enum err config_parse(struct slice yaml, const char *file, struct config *out,
                       struct buf *errors) MUST_USE;
 void config_done(struct config *c);
+/* Whether it can be a module's: 1 to 64 letters, digits, _ or -. */
+bool config_name_valid(struct slice name);
+/* Modules that are added at run time come behind the file's, have the default settings, and no
+ * path. Puts one at place i, behind the file's. words: "ENGINE INSTANCE EXEC NAME"; NULL: the
+ * place is empty, as those before it that were not there yet, and so is its name. false: the words
+ * are wrong. */
+bool config_module_set(struct config *c, uint32_t i, const char *words);
+void config_limits_default(struct config_module_limits *out);
+static inline bool config_module_added(const struct config_module *m)
+{
+    return !*m->path;
+}
+enum { CONFIG_WORDS_MAX = 100 }; /* of those words */
 /* A value of a module's `env:`; NULL: there is none. */
 const char *config_env_get(const struct config_module *m, struct slice name);
 enum err config_write_docs(struct buf *out) MUST_USE;

@@ -19,6 +19,15 @@
  *                                       <----         LOADED, or REFUSED: the old one stays
  *     ANSWER {error, text}              ---->         (CHANGED where the worker did not ask)
  *
+ * Modules that the configuration does not name come behind its own; the supervisor gives each a
+ * place (an index), of which the worker hears by ADD before the first MODULE of it:
+ *                                       <----         ADD + its words (config.h), as a PUT
+ *     ADD {index} + its words           ---->         (at a worker's start too, for each)
+ *                                       <----         REMOVE {index}
+ *     REMOVE {index}                    ---->         which answers LOADED
+ *                                       <----         FREED {index}: nothing of one that was
+ * removed, or refused at its first, is left: the place may be given again
+ *
  * Nothing is sent that the other side need not read soon: a send never waits. */
 #ifndef WEIR_CONTROL_H
 #define WEIR_CONTROL_H
@@ -42,7 +51,10 @@ enum control_kind {
     CONTROL_DROP,
     CONTROL_RELOAD,
     CONTROL_ANSWER,
-    CONTROL_CHANGED
+    CONTROL_CHANGED,
+    CONTROL_ADD,
+    CONTROL_REMOVE,
+    CONTROL_FREED
 };
 enum { CONTROL_TEXT = 16 << 10 };
 

@@ -165,9 +165,9 @@ static bool command(const struct guest_module *m)
     return m->exports[GUEST__start] && !m->exports[GUEST_on_http];
 }
 
-static bool reachable(struct gateway *gw, const struct guest_module *m)
+bool exec_reaches(const struct config_module *config, const struct guest_module *m)
 {
-    const char *exec = gw->config.modules[m->number].exec;
+    const char *exec = config->exec;
     return strcmp(exec, "yes") == 0 || (strcmp(exec, "auto") == 0 && (!m->handlers || command(m)));
 }
 
@@ -179,7 +179,7 @@ static const struct guest_function *find(struct gateway *gw, const struct conn *
     struct slice function = slash ? slice_of(slash + 1, rest.n - name.n - 1) : SLICE_NONE;
     for (uint32_t i = 0; i < gw->config.n_modules; i++) {
         struct guest_module *m = gateway_module(gw, i, c);
-        if (slice_eq(slice_str(m->name), name) && reachable(gw, m)) {
+        if (m && slice_eq(slice_str(m->name), name) && exec_reaches(&gw->config.modules[i], m)) {
             *out = m;
             /* A command is what it does as a whole, unless its functions are asked for. */
             bool whole = command(m) && strcmp(gw->config.modules[i].exec, "yes") != 0;

@@ -216,6 +216,12 @@ enum err gateway_module_check(const struct config *config, uint32_t i, const str
         enum err e = buf_printf(why, "a WASI command runs once: it needs instance: event");
         return e ? e : ERR_MODULE_REFUSED;
     }
+    if (config_module_added(&config->modules[i]) && !exec_reaches(&config->modules[i], m)) {
+        enum err e = buf_printf(why, "no route names it, and /api/exec does not reach it as it "
+                                     "exports on_ functions: add it with exec=yes, or by the "
+                                     "configuration");
+        return e ? e : ERR_MODULE_REFUSED;
+    }
     for (uint32_t r = 0; r < config->n_routes; r++) {
         const struct config_route *route = &config->routes[r];
         bool http = route->kind == ROUTE_HTTP;
@@ -266,8 +272,8 @@ static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
 {
     struct gateway *gw = owner;
     struct guest_module *m = gateway_module(gw, module, NULL);
-    if (!m->exports[GUEST_on_timer])
-        return true; /* its new version has none: the timer is dropped */
+    if (!m || !m->exports[GUEST_on_timer])
+        return true; /* its new version has none, or there is none: the timer is dropped */
     if (guests_queue_full(&gw->guests))
         return false;
     struct event *ev = event_new(gw, NULL, GUEST_on_timer, m, m->exports[GUEST_on_timer]);
@@ -371,6 +377,12 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
         gateway_limits_raise(out, &c->modules[i].limits);
         out->actors += strcmp(c->modules[i].instance, "module") == 0;
     }
+    if (c->admin.modules) {
+        struct config_module_limits added;
+        config_limits_default(&added);
+        gateway_limits_raise(out, &added);
+        out->actors += (uint32_t)c->admin.modules;
+    }
 }
 
 /* Topics, timers and tables of guests' keys. */
@@ -423,8 +435,9 @@ enum err gateway_init(struct gateway *gw)
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);
     guests_init(&gw->guests, &guest_limits, &event_ops, &gw->loop.now_ns);
-    size_t n = gw->config.n_modules + 1;
+    size_t n = gw->config.n_modules + gw->config.admin.modules + 1;
     gw->states = mem_alloc(n * sizeof(*gw->states));
+    gw->states_max = (uint32_t)n - 1;
     if (!gw->states)
         return ERR_NO_MEMORY;
     memset(gw->states, 0, n * sizeof(*gw->states));

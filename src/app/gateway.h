@@ -49,6 +49,7 @@ struct module_state {
     struct module_code *canary; /* those of some connections run this one; NULL: there is none */
     struct kv kv;
     uint32_t n_timers;
+    bool going; /* removed, or refused at its first: freed with its last event */
 };
 
 struct gateway {
@@ -58,9 +59,10 @@ struct gateway {
     struct http_server http, admin;
     struct ws_server ws;
     struct guests guests;
-    struct module_state *states; /* as config.modules */
-    struct list replaced;        /* versions that are to be unloaded */
-    struct list jobs;            /* changes of modules that were asked for; the first one runs */
+    struct module_state *states; /* as config.modules, with places for those that are added */
+    uint32_t states_max, n_going;
+    struct list replaced; /* versions that are to be unloaded */
+    struct list jobs;     /* changes of modules that were asked for; the first one runs */
     uint32_t n_jobs;
     struct topics topics;
     struct timers timers;
@@ -168,7 +170,8 @@ static inline uint32_t gateway_module_number(const struct gateway *gw, const str
 }
 
 /* The version that new events of a connection run; c NULL: that of no connection. It is the same
- * for all that a connection has, as its id alone decides. */
+ * for all that a connection has, as its id alone decides. NULL: the module was removed, which none
+ * of the configuration's is. */
 static inline struct guest_module *gateway_module(const struct gateway *gw, uint32_t number,
                                                   const struct conn *c)
 {
@@ -178,7 +181,7 @@ static inline struct guest_module *gateway_module(const struct gateway *gw, uint
         if (hash_bytes(slice_of(&id, sizeof(id))) % 100 < s->canary->version.percent)
             return &s->canary->guest;
     }
-    return &s->code->guest;
+    return s->code ? &s->code->guest : NULL;
 }
 
 static inline struct module_state *event_state(const struct event *ev)
@@ -199,6 +202,8 @@ void command_lines_end(struct event *ev); /* logs what has no line's end */
 /* Makes a response of standard output. ERR_GUEST_RESPONSE, which is logged: it is none. */
 enum err command_response(struct event *ev) MUST_USE;
 
+/* Whether /api/exec reaches it. */
+bool exec_reaches(const struct config_module *config, const struct guest_module *m);
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest);
 void exec_finish(struct event *ev, enum err e);
 /* modules.c */
@@ -208,6 +213,13 @@ enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *v
                       struct buf *why) MUST_USE;
 /* The same at run time: after a trial, which makes an instance. The supervisor is told the end. */
 void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions);
+/* A module that the configuration does not name gets its place, before its first version. */
+void modules_add(struct gateway *gw, uint32_t number, const char *words);
+/* It gets no new event from now on. The supervisor is told the end, then when the place is free. */
+void modules_remove(struct gateway *gw, uint32_t number);
+/* Makes what modules that are added need, and what could not be made in the cage. */
+void modules_foresee(struct gateway *gw);
+int modules_find(const struct gateway *gw, struct slice name); /* -1: none is in force */
 /* Puts a canary in force for all, or for none. The supervisor is told the end. */
 void modules_canary_end(struct gateway *gw, uint32_t number, bool promote);
 /* Unloads versions that no event names any more. */

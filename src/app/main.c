@@ -40,12 +40,6 @@ static int command_version(const char *arg)
     return EXIT_SUCCESS;
 }
 
-static int command_modules(const char *arg)
-{
-    (void)arg;
-    return client_modules();
-}
-
 static int command_reload(const char *arg)
 {
     (void)arg;
@@ -77,8 +71,12 @@ static const struct command {
     {"dev", "", "", "build and serve the project here, again at each change", NULL, scaffold_dev},
     {"inspect", "MODULE", NULL, "say what a module imports, exports and is, and whether it loads",
      inspect_run, NULL},
-    {"modules", "", "", "list the modules of a gateway that runs, and their versions",
-     command_modules, NULL},
+    {"modules", "", "", "list the modules of a gateway that runs, and their versions", NULL,
+     client_modules},
+    {"modules", "put NAME FILE", "", "give a module another version, or add it", NULL,
+     client_modules},
+    {"modules", "remove NAME", "", "remove one that the configuration does not name", NULL,
+     client_modules},
     {"reload", "", "", "put modules in force whose files have changed; as SIGHUP does",
      command_reload, NULL},
     {"rollback", "NAME", "", "put the version of a module in force that was before",

@@ -12,9 +12,11 @@ enum { JOBS_MAX = 8, PAGE_MAX = 1 << 20 };
 struct module_job {
     struct list node;
     struct conn *conn;
-    enum control_kind kind; /* CONTROL_PUT, _ROLLBACK, _PROMOTE, _RELOAD */
+    enum control_kind kind; /* CONTROL_PUT, _ADD, _REMOVE, _ROLLBACK, _PROMOTE, _RELOAD */
     uint32_t module, percent;
     size_t sent; /* of the body */
+    char name[65];
+    char engine[8], instance[8], exec[8]; /* of one that is added; empty: not said */
 };
 
 static struct module_job *job_first(const struct gateway *gw)
@@ -51,8 +53,9 @@ static enum err put_module(const struct gateway *gw, struct buf *out, uint32_t i
 {
     const struct config_module *m = &gw->config.modules[i];
     const struct module_code *now = gw->states[i].code, *canary = gw->states[i].canary;
-    enum err e = buf_printf(out, "{\"name\":\"%s\",\"engine\":\"%s\",\"instance\":\"%s\",", m->name,
-                            m->engine, m->instance);
+    enum err e = buf_printf(
+        out, "{\"name\":\"%s\",\"engine\":\"%s\",\"instance\":\"%s\",\"added\":%s,", m->name,
+        m->engine, m->instance, config_module_added(m) ? "true" : "false");
     e = e ? e : put_version(out, &now->version);
     e = e ? e : buf_append(out, SLICE(",\"versions\":["));
     e = e ? e : put_code(out, now, "active");
@@ -81,7 +84,9 @@ static enum err put_modules(const struct gateway *gw, struct buf *out)
 {
     enum err e = buf_append(out, SLICE("{\"modules\":["));
     for (uint32_t i = 0; i < gw->config.n_modules && !e; i++) {
-        e = i ? buf_append(out, SLICE(",\n")) : ERR_NONE;
+        if (!gw->states[i].code)
+            continue;
+        e = out->p[out->len - 1] == '}' ? buf_append(out, SLICE(",\n")) : ERR_NONE;
         e = e ? e : put_module(gw, out, i);
     }
     return e ? e : buf_append(out, SLICE("]}\n"));
@@ -110,7 +115,12 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
         http_exchange_fail(&gw->admin, c, e, SLICE_NONE, text);
     } else if (job->kind == CONTROL_RELOAD) {
         respond(gw, c, ERR_NONE, text);
+    } else if (job->kind == CONTROL_REMOVE) {
+        e = buf_printf(&out, "{\"removed\":\"%s\"}\n", job->name);
+        respond(gw, c, e, buf_slice(&out));
     } else {
+        if (job->kind == CONTROL_ADD) /* in the place that the supervisor gave it */
+            job->module = (uint32_t)modules_find(gw, slice_str(job->name));
         e = put_module(gw, &out, job->module);
         e = e ? e : buf_append(&out, SLICE("\n"));
         respond(gw, c, e, buf_slice(&out));
@@ -122,6 +132,39 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
     gw->n_jobs--;
 }
 
+/* Its engine: the one that is asked for, or that is there. false: that is not there. */
+static bool engine_choose(const struct gateway *gw, struct module_job *job)
+{
+    if (!job->engine[0])
+        strcpy(job->engine, gw->guests.engines[0] ? "native" : "pulley");
+    return gw->guests.engines[strcmp(job->engine, "pulley") == 0];
+}
+
+/* What it comes to, now that the changes before it are over. */
+static enum err job_begin(const struct gateway *gw, struct module_job *job, struct slice *why)
+{
+    int i = modules_find(gw, slice_str(job->name));
+    bool said = job->engine[0] || job->instance[0] || job->exec[0];
+    bool put = job->kind == CONTROL_PUT;
+    *why = SLICE_NONE;
+    if (job->kind == CONTROL_RELOAD)
+        return ERR_NONE;
+    if (i < 0 && !put)
+        return ERR_MODULE_UNKNOWN;
+    job->module = i < 0 ? 0 : (uint32_t)i;
+    if (i >= 0 && job->kind == CONTROL_REMOVE && !config_module_added(&gw->config.modules[i]))
+        return ERR_MODULE_CONFIGURED;
+    if (i >= 0 && said)
+        *why = SLICE("engine, instance and exec stay as they are: remove the module first");
+    else if (i < 0 && job->percent)
+        *why = SLICE("there is no such module yet: a canary stands beside another version");
+    else if (i < 0 && !engine_choose(gw, job))
+        *why = SLICE("no module of the configuration uses this engine, which so was not made when "
+                     "the worker started");
+    job->kind = i < 0 ? CONTROL_ADD : job->kind;
+    return why->n ? ERR_INVALID : ERR_NONE;
+}
+
 /* Sends what the first job has to send now: the next part of its body, or its last word. */
 static void job_go_on(struct gateway *gw)
 {
@@ -129,21 +172,31 @@ static void job_go_on(struct gateway *gw)
     if (!job)
         return;
     const struct http_exchange *ex = job->conn->detail;
-    char percent[16];
-    snprintf(percent, sizeof(percent), "%" PRIu32, job->percent);
-    size_t n = job->kind == CONTROL_PUT ? MIN(ex->body.n - job->sent, (size_t)CONTROL_TEXT) : 0;
-    bool ok = n ? control_send_bytes(SYS_CONTROL_FD, CONTROL_CHUNK, job->module,
-                                     slice_of(ex->body.p + job->sent, n))
-                : control_send(SYS_CONTROL_FD, job->kind, job->module, percent, -1);
+    char word[CONFIG_WORDS_MAX];
+    struct slice why = SLICE_NONE;
+    enum err e = job->sent ? ERR_NONE : job_begin(gw, job, &why);
+    bool body = job->kind == CONTROL_PUT || job->kind == CONTROL_ADD;
+    size_t n = body ? MIN(ex->body.n - job->sent, (size_t)CONTROL_TEXT) : 0;
+    if (job->kind == CONTROL_ADD)
+        snprintf(word, sizeof(word), "%s %s %s %s", job->engine,
+                 job->instance[0] ? job->instance : "event", job->exec[0] ? job->exec : "auto",
+                 job->name);
+    else
+        snprintf(word, sizeof(word), "%" PRIu32, job->percent);
+    if (!e && !(n ? control_send_bytes(SYS_CONTROL_FD, CONTROL_CHUNK, job->module,
+                                       slice_of(ex->body.p + job->sent, n))
+                  : control_send(SYS_CONTROL_FD, job->kind, job->module, word, -1))) {
+        e = ERR_SYS;
+        why = SLICE("the supervisor has gone");
+    }
     job->sent += n;
-    if (ok)
+    if (!e)
         return;
-    answer(gw, job, ERR_SYS, SLICE("the supervisor has gone"));
+    answer(gw, job, e, why);
     job_go_on(gw);
 }
 
-static void job_new(struct gateway *gw, struct conn *c, enum control_kind kind, uint32_t module,
-                    uint32_t percent)
+static void job_new(struct gateway *gw, struct conn *c, const struct module_job *what)
 {
     struct module_job *job = NULL;
     enum err e = gw->draining || !gw->ready ? ERR_DRAINING
@@ -160,7 +213,8 @@ static void job_new(struct gateway *gw, struct conn *c, enum control_kind kind, 
         return;
     }
     c->holds++;
-    *job = (struct module_job){.conn = c, .kind = kind, .module = module, .percent = percent};
+    *job = *what;
+    job->conn = c;
     bool first = list_empty(&gw->jobs);
     list_append(&gw->jobs, &job->node);
     gw->n_jobs++;
@@ -179,6 +233,7 @@ void modules_answer(struct gateway *gw, const struct control *m)
     if (m->kind != CONTROL_ANSWER && m->kind != CONTROL_CHANGED)
         return;
     metrics.module_changes_failed_total += e != ERR_NONE;
+    metrics.modules_full_total += e == ERR_MODULES_FULL;
     if (m->kind == CONTROL_ANSWER && job) {
         answer(gw, job, e, slice_of(m->text, m->n));
         job_go_on(gw);
@@ -187,23 +242,48 @@ void modules_answer(struct gateway *gw, const struct control *m)
 
 /* ---- requests ---- */
 
-/* "canary=N", or nothing. */
-static bool percent_read(const struct http_exchange *ex, uint32_t *out)
+/* 1 to 99; 0: it is none. */
+static uint32_t percent_read(struct slice text)
 {
-    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("canary=");
-    char number[4] = "";
-    *out = 0;
-    if (!query.n)
-        return true;
-    if (query.n <= key.n || query.n > key.n + 2 || memcmp(query.p, key.p, key.n) != 0)
+    uint32_t n = 0;
+    for (size_t i = 0; i < text.n && i < 3; i++)
+        n = text.p[i] >= '0' && text.p[i] <= '9' ? n * 10 + text.p[i] - '0' : 100;
+    return n < 100 ? n : 0;
+}
+
+/* One of two words; false: it is neither, or was there before. */
+static bool word_read(struct slice text, const char *a, const char *b, char out[8])
+{
+    bool first = slice_eq(text, slice_str(a));
+    if (*out || (!first && !slice_eq(text, slice_str(b))))
         return false;
-    memcpy(number, query.p + key.n, query.n - key.n);
-    for (const char *d = number; *d; d++) {
-        if (*d < '0' || *d > '9')
+    strcpy(out, first ? a : b);
+    return true;
+}
+
+/* A PUT's "canary=N", or, of a module that is added, "engine=E&instance=I&exec=X". */
+static bool query_read(struct slice query, struct module_job *job)
+{
+    while (query.n) {
+        const uint8_t *end = memchr(query.p, '&', query.n);
+        struct slice pair = slice_of(query.p, end ? (size_t)(end - query.p) : query.n);
+        const uint8_t *is = memchr(pair.p, '=', pair.n);
+        struct slice key = slice_of(pair.p, is ? (size_t)(is - pair.p) : pair.n);
+        struct slice value = is ? slice_of(is + 1, pair.n - key.n - 1) : SLICE_NONE;
+        bool ok = false;
+        if (slice_eq(key, SLICE("canary")) && !job->percent)
+            ok = (job->percent = percent_read(value)) > 0;
+        else if (slice_eq(key, SLICE("engine")))
+            ok = word_read(value, "native", "pulley", job->engine);
+        else if (slice_eq(key, SLICE("instance")))
+            ok = word_read(value, "event", "module", job->instance);
+        else if (slice_eq(key, SLICE("exec")))
+            ok = word_read(value, "auto", "yes", job->exec);
+        if (!ok || (end && pair.n + 1 == query.n))
             return false;
-        *out = *out * 10 + (uint32_t)(*d - '0');
+        query = end ? slice_of(end + 1, query.n - pair.n - 1) : SLICE_NONE;
     }
-    return *out > 0;
+    return true;
 }
 
 /* "NAME", "NAME/rollback" or "NAME/promote" behind modules/. */
@@ -215,36 +295,40 @@ static void module_request(struct gateway *gw, struct conn *c, const struct http
     struct slice verb = slash ? slice_of(slash, rest.n - name.n) : SLICE_NONE;
     bool promote = slice_eq(verb, SLICE("/promote"));
     bool post = promote || slice_eq(verb, SLICE("/rollback"));
-    enum control_kind kind = promote ? CONTROL_PROMOTE : post ? CONTROL_ROLLBACK : CONTROL_PUT;
-    uint32_t percent;
-    bool query_fits = percent_read(ex, &percent) && !(post && percent);
+    bool remove = !post && ex->req.method == HTTP_DELETE, put = !post && !remove;
+    struct module_job job = {.kind = promote  ? CONTROL_PROMOTE
+                                     : post   ? CONTROL_ROLLBACK
+                                     : remove ? CONTROL_REMOVE
+                                              : CONTROL_PUT};
+    struct slice query = http_span_slice(ex->head, ex->req.query);
     struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
-    uint32_t i = 0;
-    while (i < gw->config.n_modules && !slice_eq(slice_str(gw->config.modules[i].name), name))
-        i++;
     enum err e = ERR_NONE;
-    struct slice fields = SLICE_NONE;
+    struct slice fields = SLICE_NONE, why = SLICE_NONE;
     if (slash && !post) {
         e = ERR_NOT_FOUND;
-    } else if (i == gw->config.n_modules) {
-        e = ERR_MODULE_UNKNOWN;
-    } else if (ex->req.method != (post ? HTTP_POST : HTTP_PUT)) {
+    } else if (!config_name_valid(name)) {
+        e = ERR_INVALID;
+        why = SLICE("a module's name has 1 to 64 letters, digits, _ or -");
+    } else if (!remove && ex->req.method != (post ? HTTP_POST : HTTP_PUT)) {
         e = ERR_METHOD;
-        fields = post ? SLICE("Allow: POST\r\n") : SLICE("Allow: PUT\r\n");
+        fields = post ? SLICE("Allow: POST\r\n") : SLICE("Allow: PUT, DELETE\r\n");
     } else if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
         e = ERR_CONTENT_CODING;
         fields = SLICE("Accept-Encoding: identity\r\n");
+    } else if (put ? !query_read(query, &job) : query.n > 0) {
+        e = ERR_INVALID;
+        why = SLICE("the query of a PUT is canary=1 to canary=99, or of engine=native|pulley, "
+                    "instance=event|module and exec=auto|yes for a new module, or none");
+    } else if (put && !ex->body.n) {
+        e = ERR_MODULE_REFUSED;
+        why = SLICE("the body is empty; send a .wasm or .wat");
     }
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, fields, SLICE_NONE);
-    else if (!query_fits)
-        http_exchange_fail(&gw->admin, c, ERR_INVALID, SLICE_NONE,
-                           SLICE("the query of a PUT is canary=1 to canary=99, or none"));
-    else if (!post && !ex->body.n)
-        http_exchange_fail(&gw->admin, c, ERR_MODULE_REFUSED, SLICE_NONE,
-                           SLICE("the body is empty; send a .wasm or .wat"));
-    else
-        job_new(gw, c, kind, i, percent);
+    if (e) {
+        http_exchange_fail(&gw->admin, c, e, fields, why);
+        return;
+    }
+    slice_copy(job.name, name);
+    job_new(gw, c, &job);
 }
 
 static void modules_list(struct gateway *gw, struct conn *c)
@@ -271,7 +355,7 @@ void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     } else if (list) {
         modules_list(gw, c);
     } else if (reload) {
-        job_new(gw, c, CONTROL_RELOAD, 0, 0);
+        job_new(gw, c, &(struct module_job){.kind = CONTROL_RELOAD});
     } else if (path.n > under.n && memcmp(path.p, under.p, under.n) == 0) {
         module_request(gw, c, ex, slice_of(path.p + under.n, path.n - under.n));
     } else {

@@ -154,6 +154,7 @@ static void control_end(struct supervisor *s)
 /* Sends module i, or what comes after the last. */
 static void module_send(struct supervisor *s, uint32_t i)
 {
+    i = changes_next(&s->changes, i);
     if (i < s->config.n_modules)
         changes_send(&s->changes, s->control, i);
     else
@@ -194,7 +195,8 @@ static void worker_start(struct supervisor *s)
     module_send(s, 0);
 }
 
-/* A cached module that does not fit any more is made anew, once; others end the start. */
+/* A cached module that does not fit any more is made anew, once; others end the start, and where
+ * they were added they are left out of the next one. */
 static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
 {
     const struct config_module *m = &s->config.modules[i];
@@ -217,6 +219,7 @@ static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
             log_text("detail", text);
             log_end();
         }
+        changes_drop(&s->changes, i);
         sys_kill(s->worker, true);
     }
     buf_done(&why);

@@ -64,6 +64,8 @@ static bool prepare(struct gateway *gw, bool *stop)
             supervisor_pss = strtoull(m.text, NULL, 10);
         else if (m.kind == CONTROL_LISTENER && configured)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
+        else if (m.kind == CONTROL_ADD && configured)
+            modules_add(gw, m.number, m.text);
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
                  m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd, m.text);
@@ -88,6 +90,12 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         gateway_drain(gw);
     } else if (m.kind == CONTROL_MODULE && fd >= 0 && m.number < gw->config.n_modules) {
         modules_swap(gw, m.number, fd, m.text);
+    } else if (m.kind == CONTROL_ADD) {
+        sys_close(fd);
+        modules_add(gw, m.number, m.text);
+    } else if (m.kind == CONTROL_REMOVE && m.number < gw->config.n_modules) {
+        sys_close(fd);
+        modules_remove(gw, m.number);
     } else if ((m.kind == CONTROL_PROMOTE || m.kind == CONTROL_DROP) &&
                m.number < gw->config.n_modules) {
         sys_close(fd);
@@ -140,7 +148,7 @@ static bool promise(const struct gateway *gw)
     uint64_t pss = sys_memory_pss() + supervisor_pss, total = gw->config.limits.memory;
     bool kept = mem_promise(total, pss);
     for (uint32_t i = 0; kept && i < gw->config.n_modules; i++)
-        kept = guests_fit(&gw->states[i].code->guest);
+        kept = !gw->states[i].code || guests_fit(&gw->states[i].code->guest);
     if (!kept && log_begin(LOG_memory_short)) {
         log_number("limits_memory", (int64_t)total);
         log_number("pss", (int64_t)pss);
@@ -207,6 +215,7 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
+    modules_foresee(gw);
     if (!promise(gw) || !cage(gw->config.root.sandbox))
         return EXIT_FAILURE;
     gw->ready = true;

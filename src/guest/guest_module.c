@@ -73,6 +73,7 @@ enum err guest_engine(struct guests *g, bool pulley, struct buf *why)
                                           .keep_cleared = 16 << 10,
                                           .scan = !g->limits.no_scan};
     char *text = NULL;
+    sys_pages_open(); /* a worker can't in its cage, where a first module may need it */
     g->engines[pulley] = weir_engine_new(&options, pulley, &text);
     if (!g->engines[pulley]) {
         enum err e = refuse(why, text);

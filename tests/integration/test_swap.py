@@ -153,14 +153,14 @@ def test_wasm_as_well_as_text(start, files):
 
 def test_refusals(start, files):
     w = start(config(files))
-    problem(put(w, echo("b"), "nobody"), 404, "MODULE_UNKNOWN")
+    problem(put(w, echo("b"), "nobody"), 422, "MODULE_REFUSED")  # a new one, which nothing would reach
     problem(put(w, ""), 422, "MODULE_REFUSED")
     problem(put(w, echo("b"), headers="Content-Encoding: gzip\r\n"), 415, "CONTENT_CODING")
     problem(rollback(w), 409, "MODULE_NO_VERSION")
     problem(rollback(w, "nobody"), 404, "MODULE_UNKNOWN")
     problem(w.get("/api/v1/modules/echo/other", admin=True, method="POST", body=""), 404)
     problem(w.get("/api/v1/nothing", admin=True), 404)
-    for path, method, allow in (("modules", "POST", "GET, HEAD"), ("modules/echo", "POST", "PUT"), ("reload", "GET", "POST"),
+    for path, method, allow in (("modules", "POST", "GET, HEAD"), ("modules/echo", "POST", "PUT, DELETE"), ("reload", "GET", "POST"),
                                 ("modules/echo/rollback", "GET", "POST")):
         r = w.get(f"/api/v1/{path}", admin=True, method=method, body="")
         problem(r, 405, "METHOD")

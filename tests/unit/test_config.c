@@ -588,6 +588,38 @@ static void the_page_names_every_setting(void **state)
     buf_done(&out);
 }
 
+static void modules_are_added_and_removed(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"native event auto",     "jit event auto x",
+                                      "native once auto x",    "native event maybe x",
+                                      "native event auto a/b", ""};
+    char text[128];
+    assert_err(parse("modules: {a: a.wat}"), ERR_NONE);
+    assert_false(config_module_set(&config, 0, "native event auto x")); /* the file's own */
+    assert_false(config_module_set(&config, 0, NULL));
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        assert_false(config_module_set(&config, 1, bad[i]));
+    for (size_t n = 64; n < 80; n++) {
+        memset(text, 'x', sizeof(text));
+        memcpy(text, "pulley module yes ", 18);
+        text[18 + n] = 0;
+        assert_int_equal(config_module_set(&config, 3, text), n == 64);
+    }
+    assert_int_equal(config.n_modules, 4);
+    const struct config_module *m = &config.modules[3];
+    assert_string_equal(m->engine, "pulley");
+    assert_string_equal(m->instance, "module");
+    assert_string_equal(m->exec, "yes");
+    assert_int_equal(strlen(m->name), 64);
+    assert_int_equal(m->limits.memory, config.modules[0].limits.memory);
+    assert_int_equal(m->limits.kv, config.modules[0].limits.kv);
+    assert_true(m->allow == config.modules[0].allow && config_module_added(m));
+    assert_true(config_module_set(&config, 3, NULL));
+    for (uint32_t i = 1; i < 4; i++)
+        assert_string_equal(config.modules[i].name, "");
+}
+
 #define CONFIG_TEST(f) cmocka_unit_test_setup_teardown(f, make, done)
 
 int main(void)
@@ -609,6 +641,7 @@ int main(void)
         CONFIG_TEST(one_mistake_is_one_line),
         CONFIG_TEST(all_that_is_wrong_is_said_at_once),
         CONFIG_TEST(the_page_names_every_setting),
+        CONFIG_TEST(modules_are_added_and_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
