@@ -92,19 +92,34 @@ static void log_compiled(const struct config_module *m, struct slice said)
     }
 }
 
-/* Starts weirc, which stands beside this program. */
-static enum err compile(const struct config_module *m, struct artifact *a, struct buf *why)
+/* Starts weirc, which stands beside this program. As another user it can't replace a file of the
+ * cache: it fills one that we put there. */
+static enum err compile(const struct config *config, const struct config_module *m,
+                        struct artifact *a, struct buf *why)
 {
-    char self[PATH_MAX], weirc[PATH_MAX + 8], memory[24];
+    char self[PATH_MAX], weirc[PATH_MAX + 8], memory[24], user[32];
+    const struct sys_user *run_as = &config->run_as;
+    if (run_as->other)
+        snprintf(a->made, sizeof(a->made), "%s.%d.new", a->path, sys_pid());
     sys_self_path(self, sizeof(self));
     snprintf(weirc, sizeof(weirc), "%s/weirc", dirname(self));
     snprintf(memory, sizeof(memory), "%llu", (unsigned long long)m->limits.memory);
     const char *snapshot = strcmp(m->snapshot, "yes") == 0  ? "--snapshot"
                            : strcmp(m->snapshot, "no") == 0 ? "--no-snapshot"
                                                             : NULL;
-    const char *argv[10 + 2 * CONFIG_ENV_MAX] = {"weirc",    in_path(m, a), "-o",       a->path,
+    const char *out = *a->made ? a->made : a->path, *sandbox = config->root.sandbox;
+    const char *argv[14 + 2 * CONFIG_ENV_MAX] = {"weirc",    in_path(m, a), "-o",       out,
                                                  "--engine", m->engine,     "--memory", memory};
     size_t n = 8;
+    if (run_as->other) {
+        snprintf(user, sizeof(user), "%u:%u", run_as->uid, run_as->gid);
+        argv[n++] = "--user";
+        argv[n++] = user;
+    }
+    if (strcmp(sandbox, "off") != 0) {
+        argv[n++] = "--cage";
+        argv[n++] = strcmp(sandbox, "require") == 0 ? "require" : "say";
+    }
     for (uint32_t i = 0; i < m->n_env; i++) { /* what an initialisation sees of it is stored */
         argv[n++] = "--env";
         argv[n++] = m->env[i];
@@ -122,6 +137,34 @@ static enum err compile(const struct config_module *m, struct artifact *a, struc
     a->pid = pid;
     a->errors = errors[0];
     return ERR_NONE;
+}
+
+/* Takes the lines that tell what is missing of weirc's cage off what it said; each run says the
+ * same, so the first one is logged. */
+static struct slice cage_said(struct slice said)
+{
+    static bool logged;
+    struct slice key = SLICE("cage: ");
+    bool any = false;
+    while (said.n > key.n && memcmp(said.p, key.p, key.n) == 0) {
+        const uint8_t *end = memchr(said.p, '\n', said.n);
+        size_t n = end ? (size_t)(end - said.p) : said.n;
+        const uint8_t *colon = memchr(said.p + key.n, ':', n - key.n);
+        size_t name = colon ? (size_t)(colon - said.p) - key.n : n - key.n;
+        if (!logged && log_begin(LOG_sandbox_missing)) {
+            log_text("process", SLICE("weirc"));
+            log_text("layer", slice_of(said.p + key.n, name));
+            log_text("detail", colon && colon + 2 <= said.p + n
+                                   ? slice_of(colon + 2, (size_t)(said.p + n - colon) - 2)
+                                   : SLICE_NONE);
+            log_end();
+        }
+        any = true;
+        n += end != NULL;
+        said = slice_of(said.p + n, said.n - n);
+    }
+    logged = logged || any;
+    return said;
 }
 
 /* Says why weirc failed, by its own words where it had some. It calls what it got by a descriptor
@@ -158,7 +201,7 @@ enum err artifact_start(const struct config *config, const struct config_module 
     if (anew || !sys_file_exists(a->path)) {
         a->source = source ? sys_memfd_sealed(m->name, wasm) : -1;
         e = source && a->source < 0 ? refuse(why, m->name, strerror(-a->source))
-                                    : compile(m, a, why);
+                                    : compile(config, m, a, why);
         sys_close(a->source);
     }
     if (!source)
@@ -196,11 +239,16 @@ enum err artifact_finish(const struct config_module *m, struct artifact *a,
     a->pid = 0;
     while (n > 0 && text[n - 1] == '\n')
         n--;
-    struct slice said = slice_of(text, n > 0 ? (size_t)n : 0);
+    struct slice all = slice_of(text, n > 0 ? (size_t)n : 0), said = cage_said(all);
+    bool ended = a->late || end->code || end->signal;
+    if (*a->made && ended)
+        sys_file_remove(a->made);
     if (a->late)
         return refuse(why, m->name, "weirc took too long");
-    if (end->code || end->signal)
-        return failed(m, a, said, end->signal, why);
+    if (ended) /* for want of its cage, where it says nothing else */
+        return failed(m, a, said.n ? said : all, end->signal, why);
+    if (*a->made && sys_file_move(a->made, a->path))
+        return refuse(why, a->path, strerror(errno));
     log_compiled(m, said);
     return code_open(m, a->path, fd, why);
 }

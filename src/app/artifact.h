@@ -13,8 +13,8 @@ enum { COMPILE_MAX_MS = 60000 };
 struct artifact {
     pid_t pid; /* weirc's; 0: the code is there already */
     int errors, source;
-    bool late; /* set by whoever killed it as its time was over */
-    char path[PATH_MAX];
+    bool late;                                /* set by whoever killed it as its time was over */
+    char path[PATH_MAX], made[PATH_MAX + 32]; /* where it is written, if elsewhere first */
 };
 
 /* The module's code as a sealed memfd of the caller's. anew: the cache is not asked. On an error

@@ -3,6 +3,7 @@
 #define WEIR_CONFIG_H
 
 #include "base/buf.h"
+#include "sys/sys.h"
 
 #define CONFIG_FIELD_INT uint64_t
 #define CONFIG_FIELD_SIZE uint64_t
@@ -60,6 +61,7 @@ struct config {
     uint32_t n_modules;
     struct config_route *routes;
     uint32_t n_routes;
+    struct sys_user run_as; /* user and group as the supervisor found them: nothing of the file */
 };
 
 /* Reads no file: relative paths are resolved against the folder of `file`. On ERR_INVALID every

@@ -1,7 +1,8 @@
 /* Words between supervisor and worker, over a SOCK_SEQPACKET pair.
  *
  *   supervisor                                      worker
- *     START {restarts, its PSS} + configuration  ---->
+ *     START {restarts, its PSS and whom to
+ *            run as} + configuration    ---->
  *     LISTENER {admin} + socket         ---->          for each
  *     MODULE {index} + compiled code    ---->          for each, one at a time
  *                                       <----         LOADED {index}, or REFUSED {index, why}

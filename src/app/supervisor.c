@@ -9,6 +9,7 @@
 #include "app/gateway.h"
 #include "base/log.h"
 #include "loop/loop.h"
+#include "sys/sys_cage.h"
 
 enum { CONFIG_MAX = 1 << 20, LOG_CARRY = 16 << 10 };
 /* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
@@ -54,6 +55,27 @@ enum err supervisor_configure(const char *file, struct config *out, struct slice
         fwrite(errors.p, 1, errors.len, stderr);
     buf_done(&errors);
     return e;
+}
+
+/* Whom the children run as. serve: it must be possible, too. */
+static bool user_find(struct supervisor *s, bool serve)
+{
+    char why[256];
+    const struct config_root *r = &s->config.root;
+    bool ok = sys_user_find(r->user, r->group, &s->config.run_as, why, sizeof(why));
+    if (ok && serve && s->config.run_as.other && !sys_user_root()) {
+        snprintf(why, sizeof(why),
+                 "user: only root can become another user: start weir as root, or as %s itself",
+                 r->user);
+        ok = false;
+    }
+    if (!ok)
+        fprintf(stderr, "%s:1: %s\n", s->file, why);
+    if (ok && serve && sys_user_root() && !*r->user && log_begin(LOG_running_as_root)) {
+        log_text("mend", SLICE("make a user (useradd --system weir) and name it by user:"));
+        log_end();
+    }
+    return ok;
 }
 
 static bool listener_open(struct supervisor *s, const char *address)
@@ -187,9 +209,11 @@ static void worker_start(struct supervisor *s)
         log_number("restarts", s->restarts);
         log_end();
     }
-    char pss[24];
-    snprintf(pss, sizeof(pss), "%" PRIu64, sys_memory_pss());
-    control_send(s->control, CONTROL_START, s->restarts, pss, s->yaml);
+    char words[64];
+    const struct sys_user *u = &s->config.run_as;
+    snprintf(words, sizeof(words), "%" PRIu64 " %d %u %u", sys_memory_pss(), u->other, u->uid,
+             u->gid);
+    control_send(s->control, CONTROL_START, s->restarts, words, s->yaml);
     for (unsigned i = 0; i < s->n_listeners; i++)
         control_send(s->control, CONTROL_LISTENER, i + 1 == s->n_listeners, "", s->listeners[i]);
     module_send(s, 0);
@@ -386,7 +410,8 @@ int supervisor_check(const char *file)
     const uint64_t now_ns = 0;
     if (!configure(s, file))
         return EXIT_FAILURE;
-    bool ok = changes_open(&s->changes, &s->config, file, &s->loop);
+    bool ok = user_find(s, false);
+    ok = changes_open(&s->changes, &s->config, file, &s->loop) && ok;
     for (uint32_t i = 0; i < s->config.n_modules; i++)
         gateway_limits_raise(&limits, &s->config.modules[i].limits);
     guests_init(&guests, &limits, &event_ops, &now_ns);
@@ -399,8 +424,8 @@ int supervisor_check(const char *file)
 int supervisor_serve(const char *file)
 {
     struct supervisor *s = &supervisor;
-    if (!configure(s, file) || !changes_open(&s->changes, &s->config, file, &s->loop) ||
-        !listeners_open(s))
+    if (!configure(s, file) || !user_find(s, true) ||
+        !changes_open(&s->changes, &s->config, file, &s->loop) || !listeners_open(s))
         return EXIT_FAILURE;
     s->signals = sys_signals_open();
     if (s->signals < 0 || sys_pipe(s->log) < 0 || loop_init(&s->loop))
@@ -414,6 +439,12 @@ int supervisor_serve(const char *file)
     s->log_retry.kind = LOOP_LOG;
     sys_poller_add(s->loop.poller, s->signals, SYS_IN, loop_data(LOOP_SIGNAL, 0, 0));
     sys_poller_add(s->loop.poller, s->log[0], SYS_IN, loop_data(LOOP_LOG, 0, 0));
+    if (sys_user_root() && sys_cage_privileges(SYS_CAGE_SUPERVISOR) &&
+        log_begin(LOG_sandbox_missing)) {
+        log_text("process", SLICE("supervisor"));
+        log_text("layer", SLICE("capabilities"));
+        log_end();
+    }
     worker_start(s);
     loop_run(&s->loop);
     return s->status;

@@ -1,6 +1,8 @@
 #include "app/worker.h"
 
+#include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -15,7 +17,7 @@ static struct gateway gateway;
 
 static uint64_t supervisor_pss;
 
-static bool configure(struct gateway *gw, int fd, uint32_t restarts)
+static bool configure(struct gateway *gw, int fd, const struct control *start)
 {
     struct slice yaml;
     struct buf errors;
@@ -33,7 +35,13 @@ static bool configure(struct gateway *gw, int fd, uint32_t restarts)
         e = ERR_INVALID;
     log_open(&output, least);
     e = e ? e : gateway_init(gw);
-    metrics.worker_restarts = restarts;
+    metrics.worker_restarts = start->number;
+    struct sys_user *u = &gw->config.run_as;
+    int other = 0;
+    if (sscanf(start->text, "%" SCNu64 " %d %" SCNu32 " %" SCNu32, &supervisor_pss, &other,
+               &u->uid, &u->gid) != 4)
+        e = ERR_INVALID;
+    u->other = other;
     return !e;
 }
 
@@ -60,8 +68,7 @@ static bool prepare(struct gateway *gw, bool *stop)
     while (control_recv(SYS_CONTROL_FD, &m, &fd)) {
         bool ok = true;
         if (m.kind == CONTROL_START && !configured)
-            ok = configured = configure(gw, fd, m.number),
-            supervisor_pss = strtoull(m.text, NULL, 10);
+            ok = configured = configure(gw, fd, &m);
         else if (m.kind == CONTROL_LISTENER && configured)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_ADD && configured)
@@ -166,6 +173,19 @@ static void layer_missing(const char *layer, const char *why)
     }
 }
 
+/* With sandbox: off as well. What is opened as root was opened before: the engines' page maps. */
+static bool become_user(const struct sys_user *u)
+{
+    int e = sys_cage_user(u);
+    if (e && log_begin(LOG_user_refused)) {
+        log_number("uid", u->uid);
+        log_number("gid", u->gid);
+        log_text("detail", slice_str(strerror(e)));
+        log_end();
+    }
+    return !e;
+}
+
 /* false: `sandbox: require`, and a layer is missing. */
 static bool cage(const char *mode)
 {
@@ -201,6 +221,8 @@ int worker_main(void)
 {
     struct gateway *gw = &gateway;
     uint32_t descriptors = sys_fd_limit();
+    if (sys_user_root() && sys_cage_privileges(SYS_CAGE_WORKER))
+        return EXIT_FAILURE;
     int signals = sys_signals_open();
     bool stop = false;
     json_set_alloc_funcs(counted_alloc, counted_free);
@@ -216,11 +238,17 @@ int worker_main(void)
         log_end();
     }
     modules_foresee(gw);
-    if (!promise(gw) || !cage(gw->config.root.sandbox))
+    if (!promise(gw) || !become_user(&gw->config.run_as))
+        return EXIT_FAILURE;
+    const uid_t uid = getuid();
+    const gid_t gid = getgid();
+    if (!cage(gw->config.root.sandbox))
         return EXIT_FAILURE;
     gw->ready = true;
     if (log_begin(LOG_worker_ready)) {
         log_number("pid", getpid());
+        log_number("uid", uid);
+        log_number("gid", gid);
         log_end();
     }
     control_send(SYS_CONTROL_FD, CONTROL_READY, 0, "", -1);

@@ -21,6 +21,8 @@ struct options {
     const char *in, *out, *engine, *target, *cpu;
     struct weir_snapshot_options snapshot;
     const char *env[ENV_MAX];
+    enum { CAGE_SILENT, CAGE_SAY, CAGE_REQUIRE } cage;
+    struct sys_user user;
 };
 
 static const char usage[] =
@@ -35,6 +37,8 @@ static const char usage[] =
     "tell\n"
     "  --env NAME=VALUE         a variable that the initialisation sees; may be repeated\n"
     "  --memory BYTES           the most memory it may have while it initialises\n"
+    "  --cage say|require       say what is missing of the cage in which it works, or refuse then\n"
+    "  --user UID:GID           work as that user; OUT is written as it is then, and not replaced\n"
     "Exit codes: 0 done, 1 the module can't be compiled, 2 usage.\n";
 
 static int fail(const char *file, const char *what, size_t n)
@@ -81,17 +85,34 @@ static int snapshot(const struct options *o, wasm_byte_vec_t *wasm)
 
 /* A stranger's module is compiled, and perhaps initialised, here: nothing but the output is left to
  * reach. */
-static void cage(const char *out)
+static bool cage(const struct options *o)
 {
     char folder[4096];
-    snprintf(folder, sizeof(folder), "%s", out);
+    struct sys_cage made;
+    int e = sys_cage_user(&o->user);
+    if (e) {
+        fail("--user", strerror(e), strlen(strerror(e)));
+        return false;
+    }
+    snprintf(folder, sizeof(folder), "%s", o->out);
     char *slash = strrchr(folder, '/');
     if (!slash)
         snprintf(folder, sizeof(folder), ".");
     else
         slash[slash == folder] = 0;
-    sys_cage_enter_compiler(&(struct sys_cage_compiler){
-        .folder = folder, .file_max = OUTPUT_MAX, .data_max = DATA_MAX, .cpu_s = CPU_MAX_S});
+    sys_cage_enter_compiler(&(struct sys_cage_compiler){.folder = o->user.other ? NULL : folder,
+                                                        .file_max = OUTPUT_MAX,
+                                                        .data_max = DATA_MAX,
+                                                        .cpu_s = CPU_MAX_S},
+                            &made);
+    bool whole = true;
+    for (int i = 0; i < SYS_CAGE_LAYERS && o->cage; i++)
+        if (made.missing[i]) {
+            whole = false;
+            fprintf(stderr, "cage: %s: %s\n", sys_cage_layer_name((enum sys_cage_layer)i),
+                    made.missing[i]);
+        }
+    return whole || o->cage != CAGE_REQUIRE;
 }
 
 static int compile(const struct options *o)
@@ -104,7 +125,11 @@ static int compile(const struct options *o)
         const char *why = e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno);
         return fail(o->in, why, strlen(why));
     }
-    cage(o->out);
+    int out = o->user.other ? sys_file_make(o->out) : -1;
+    if (o->user.other && out < 0)
+        return fail(o->out, strerror(-out), strlen(strerror(-out)));
+    if (!cage(o))
+        return 1;
     wasm_engine_t *engine = weir_compiler_new(target_of(o), &text);
     if (!engine)
         return fail(target_of(o), text, strlen(text));
@@ -122,7 +147,8 @@ static int compile(const struct options *o)
     weir_text_delete(weir_restore_mark(&wasm));
     if (!weir_compile(engine, &wasm, &code, &text))
         return fail(o->in, text, strlen(text));
-    if (sys_file_write(o->out, slice_of(code.data, code.size)))
+    struct slice made = slice_of(code.data, code.size);
+    if (out < 0 ? sys_file_write(o->out, made) : sys_fd_write(out, made))
         return fail(o->out, strerror(errno), strlen(strerror(errno)));
     return 0;
 }
@@ -130,6 +156,18 @@ static int compile(const struct options *o)
 static bool one_of(const char *s, const char *a, const char *b)
 {
     return strcmp(s, a) == 0 || strcmp(s, b) == 0;
+}
+
+static bool user_read(const char *text, struct sys_user *out)
+{
+    char *end;
+    out->other = true;
+    out->uid = (uint32_t)strtoul(text, &end, 10);
+    if (end == text || *end != ':')
+        return false;
+    text = end + 1;
+    out->gid = (uint32_t)strtoul(text, &end, 10);
+    return end > text && !*end;
 }
 
 /* An option with its value; false: there is none of that name, or it can't have that value. */
@@ -144,6 +182,10 @@ static bool option(struct options *o, const char *name, const char *value)
         o->target = value;
     else if (strcmp(name, "--cpu") == 0)
         o->cpu = value;
+    else if (strcmp(name, "--cage") == 0 && one_of(value, "say", "require"))
+        o->cage = *value == 's' ? CAGE_SAY : CAGE_REQUIRE;
+    else if (strcmp(name, "--user") == 0)
+        return user_read(value, &o->user);
     else if (strcmp(name, "--memory") == 0)
         o->snapshot.memory_max = strtoull(value, &end, 10);
     else if (strcmp(name, "--env") == 0 && o->snapshot.n_env < ENV_MAX && strchr(value, '='))

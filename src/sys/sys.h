@@ -42,7 +42,7 @@ ssize_t sys_sendv(int fd, const struct slice *v, unsigned n); /* in one call, at
 int sys_shutdown_write(int fd);
 void sys_reset(int fd); /* closing it will reset the connection, whatever is on its way */
 void sys_close(int fd);
-int sys_wake_open(void);     /* readable once sys_wake was called, from any thread */
+int sys_wake_open(void); /* readable once sys_wake was called, from any thread */
 void sys_wake(int fd);
 int sys_reserve_open(void);  /* a descriptor kept only to be given up when they run out */
 uint32_t sys_fd_limit(void); /* raises the soft limit to the hard one, returns it */
@@ -87,6 +87,11 @@ int sys_memfd_sealed(const char *name, struct slice content);
 
 int sys_file_exists(const char *path);  /* 1, 0 */
 void sys_folder_make(const char *path); /* and the folders above it; 0755 */
+/* A file that is not there yet, 0600, to be written; then it may get another's place. */
+int sys_file_make(const char *path);
+enum err sys_fd_write(int fd, struct slice content) MUST_USE;
+enum err sys_file_move(const char *from, const char *to) MUST_USE;
+void sys_file_remove(const char *path);
 enum err sys_file_create(const char *path, struct slice content) MUST_USE; /* none may be there */
 /* Differs after any change of a file in the folder or below, but in node_modules, target, build and
  * what begins with a dot: of sources, which is all but *.wasm and objects; of modules; of *.yaml.
@@ -95,6 +100,18 @@ enum sys_tree { SYS_TREE_SOURCES, SYS_TREE_MODULES, SYS_TREE_CONFIG };
 uint64_t sys_tree_stamp(const char *path, enum sys_tree what);
 const char *sys_cpu_features(void);           /* what its instruction set has, one line */
 ssize_t sys_self_path(char *out, size_t cap); /* of this program, NUL-terminated */
+
+/* Who a process runs as. other: not as this one does. */
+struct sys_user {
+    uint32_t uid, gid;
+    bool other;
+};
+/* By names or numbers. user empty: as this process; group empty: the user's own. false: why not,
+ * and the mend. Reads the system's files, or asks who has them. */
+bool sys_user_find(const char *user, const char *group, struct sys_user *out, char *why,
+                   size_t cap);
+bool sys_user_root(void); /* this process is root's */
+int sys_pid(void);
 
 /* Logs: to standard error, only if it takes the line at once. */
 bool sys_log_write(struct slice line);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/capability.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
@@ -137,17 +138,61 @@ static int landlock(int *abi, const char *folder)
     return e;
 }
 
+/* Takes CAP_SETPCAP. Where that is not ours, as for any user but root, the set still gives nothing:
+ * no file's capabilities are gained after no_new_privs. */
+static void bounding_cut(uint64_t keep)
+{
+    for (unsigned long cap = 0; cap < 64; cap++)
+        if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+            break;
+}
+
+int sys_cage_privileges(enum sys_cage_role role)
+{
+#define CAP_BIT(name) (UINT64_C(1) << CAP_##name)
+    const uint64_t user = CAP_BIT(SETUID) | CAP_BIT(SETGID) | CAP_BIT(SETPCAP);
+    const uint64_t keep = role == SYS_CAGE_WORKER
+                              ? user
+                              : user | CAP_BIT(KILL) | CAP_BIT(NET_BIND_SERVICE) |
+                                    CAP_BIT(DAC_READ_SEARCH);
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct set[2];
+    if (syscall(SYS_capget, &header, set) < 0)
+        return errno;
+    if (role == SYS_CAGE_SUPERVISOR) /* a worker's goes with its cage */
+        bounding_cut(keep);
+    for (unsigned i = 0; i < ARRAY_LEN(set); i++) {
+        set[i].permitted &= (uint32_t)(keep >> 32 * i);
+        set[i].effective &= set[i].permitted;
+        set[i].inheritable &= set[i].permitted;
+    }
+    return syscall(SYS_capset, &header, set) < 0 ? errno : 0;
+}
+
+int sys_cage_user(const struct sys_user *u)
+{
+    gid_t gids[3];
+    uid_t uids[3];
+    if (!u->other)
+        return 0;
+    bounding_cut(0); /* while that is allowed */
+    if (setgroups(0, NULL) < 0 || setresgid(u->gid, u->gid, u->gid) < 0 ||
+        setresuid(u->uid, u->uid, u->uid) < 0 || getresuid(&uids[0], &uids[1], &uids[2]) < 0 ||
+        getresgid(&gids[0], &gids[1], &gids[2]) < 0)
+        return errno;
+    for (int i = 0; i < 3; i++)
+        if (uids[i] != u->uid || gids[i] != u->gid)
+            return EPERM;
+    return 0;
+}
+
 static int capabilities(void)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct set[2];
     memset(set, 0, sizeof(set));
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    /* The bounding set first, which takes CAP_SETPCAP. Where that is not ours, as for any user but
-     * root, the set still gives nothing: no file's capabilities are gained after no_new_privs. */
-    for (unsigned long cap = 0; cap < 64; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-            break;
+    bounding_cut(0);
     if (syscall(SYS_capset, &header, set) < 0 || syscall(SYS_capget, &header, set) < 0)
         return errno;
     for (size_t i = 0; i < ARRAY_LEN(set); i++)
@@ -463,17 +508,28 @@ static int calls(bool compiler)
     return -e;
 }
 
-void sys_cage_enter_compiler(const struct sys_cage_compiler *c)
+/* Why layers that were asked for are not there. */
+static void missing_say(struct sys_cage *out, const int e[SYS_CAGE_LAYERS])
 {
-    int abi;
+    for (int i = 0; i < SYS_CAGE_LAYERS; i++)
+        if (e[i])
+            out->missing[i] = strerror(e[i]);
+    if (SANITIZED)
+        out->missing[SYS_CAGE_seccomp] = "built with sanitizers, which need more system calls";
+}
+
+void sys_cage_enter_compiler(const struct sys_cage_compiler *c, struct sys_cage *out)
+{
+    int e[SYS_CAGE_LAYERS] = {0};
+    memset(out, 0, sizeof(*out));
     /* Each layer stands alone: one that this kernel does not have leaves the others. */
-    int missing = no_new_privs();
-    missing |= landlock(&abi, c->folder);
-    missing |= capabilities();
-    missing |= limits_compiler(c);
+    e[SYS_CAGE_no_new_privs] = no_new_privs();
+    e[SYS_CAGE_landlock] = landlock(&out->landlock_abi, c->folder);
+    e[SYS_CAGE_capabilities] = capabilities();
+    e[SYS_CAGE_limits] = limits_compiler(c);
     if (!SANITIZED)
-        missing |= calls(true);
-    (void)missing;
+        e[SYS_CAGE_seccomp] = calls(true);
+    missing_say(out, e);
 }
 
 void sys_cage_enter(unsigned layers, struct sys_cage *out)
@@ -495,8 +551,5 @@ void sys_cage_enter(unsigned layers, struct sys_cage *out)
     for (int i = 0; i < SYS_CAGE_LAYERS; i++)
         if (!(layers & 1u << i))
             out->missing[i] = "not asked for";
-        else if (e[i])
-            out->missing[i] = strerror(e[i]);
-    if (SANITIZED)
-        out->missing[SYS_CAGE_seccomp] = "built with sanitizers, which need more system calls";
+    missing_say(out, e);
 }

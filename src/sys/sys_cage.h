@@ -1,11 +1,11 @@
 /* The cages: of the worker, which serves and opens nothing any more, and of the compiler, which
  * reads a stranger's module and runs its initialisation. A cage holds for the calling thread and
  * those that it starts, for ever; so it is entered last, on the only thread. docs/THREATS.md says
- * which attacker each layer stops. User and group stay as they are. */
+ * which attacker each layer stops. User and group are changed beside it. */
 #ifndef WEIR_SYS_CAGE_H
 #define WEIR_SYS_CAGE_H
 
-#include "base/base.h"
+#include "sys/sys.h"
 
 /* SYS_CAGE_LAYER(name): in the order in which they are entered. */
 #define SYS_CAGE_LAYER_LIST(SYS_CAGE_LAYER)                                                        \
@@ -30,7 +30,7 @@ struct sys_cage {
 
 /* The compiler's: it makes files in one folder, up to a size, and code that it runs itself. */
 struct sys_cage_compiler {
-    const char *folder;
+    const char *folder;          /* NULL: its output is open already, and it makes none */
     uint64_t file_max, data_max; /* bytes */
     uint32_t cpu_s;
 };
@@ -41,7 +41,16 @@ struct sys_cage_compiler {
 void sys_cage_enter(unsigned layers, struct sys_cage *out);
 /* The compiler's, whatever of it the kernel gives; a call that is not allowed ends the process by
  * SIGSYS, more time by SIGXCPU, more memory by a failed allocation. */
-void sys_cage_enter_compiler(const struct sys_cage_compiler *c);
+void sys_cage_enter_compiler(const struct sys_cage_compiler *c, struct sys_cage *out);
+/* Root's capabilities are cut to what is needed: of a worker, to change its user and enter its cage
+ * (and what it opens by then, such as its page map, tells it no more than a user is told); of the
+ * supervisor, that for its children, and to end them, read modules and bind ports. 0, or an errno.
+ */
+enum sys_cage_role { SYS_CAGE_WORKER, SYS_CAGE_SUPERVISOR };
+int sys_cage_privileges(enum sys_cage_role role);
+/* Becomes the user for ever, without further groups, when nothing more is to be opened as root.
+ * 0, or an errno: it may be half done, and the process has to end. */
+int sys_cage_user(const struct sys_user *u);
 const char *sys_cage_layer_name(enum sys_cage_layer layer);
 
 #endif

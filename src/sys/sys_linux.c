@@ -437,12 +437,7 @@ enum err sys_file_write(const char *path, struct slice content)
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return ERR_SYS;
-    bool ok = true;
-    for (size_t done = 0; ok && done < content.n;) {
-        ssize_t r = write(fd, content.p + done, content.n - done);
-        ok = r > 0;
-        done += ok ? (size_t)r : 0;
-    }
+    bool ok = sys_fd_write(fd, content) == ERR_NONE;
     ok = close(fd) == 0 && ok && rename(temporary, path) == 0;
     if (!ok)
         unlink(temporary);
@@ -483,14 +478,10 @@ int sys_memfd_sealed(const char *name, struct slice content)
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;
-    for (size_t done = 0; done < content.n;) {
-        ssize_t r = write(fd, content.p + done, content.n - done);
-        if (r <= 0) {
-            int e = errno;
-            close(fd);
-            return -e;
-        }
-        done += (size_t)r;
+    if (sys_fd_write(fd, content)) {
+        int e = errno;
+        close(fd);
+        return -e;
     }
     fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
     return fd;

@@ -1,5 +1,6 @@
 /* Folders of files, for the commands that a person runs by hand. */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,15 +11,41 @@
 
 enum { DEPTH = 16 };
 
+int sys_file_make(const char *path)
+{
+    unlink(path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : fd;
+}
+
+enum err sys_fd_write(int fd, struct slice content)
+{
+    for (size_t done = 0; done < content.n;) {
+        ssize_t r = write(fd, content.p + done, content.n - done);
+        if (r <= 0)
+            return ERR_SYS;
+        done += (size_t)r;
+    }
+    return ERR_NONE;
+}
+
+enum err sys_file_move(const char *from, const char *to)
+{
+    return rename(from, to) == 0 ? ERR_NONE : ERR_SYS;
+}
+
+void sys_file_remove(const char *path)
+{
+    unlink(path);
+}
+
 enum err sys_file_create(const char *path, struct slice content)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return ERR_SYS;
-    ssize_t r = 0;
-    while (content.n && (r = write(fd, content.p, content.n)) > 0)
-        content = slice_of(content.p + r, content.n - (size_t)r);
-    return close(fd) == 0 && !content.n ? ERR_NONE : ERR_SYS;
+    bool ok = sys_fd_write(fd, content) == ERR_NONE;
+    return close(fd) == 0 && ok ? ERR_NONE : ERR_SYS;
 }
 
 static bool ends(const char *name, const char *with)

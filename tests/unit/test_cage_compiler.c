@@ -75,8 +75,11 @@ static struct result compiler(long (*f)(void))
     if (pid == 0) {
         for (int i = 1; i < 32; i++)
             signal(i, SIG_DFL); /* cmocka would report a fault of its own */
-        sys_cage_enter_compiler(&(struct sys_cage_compiler){
-            .folder = folder, .file_max = 4096, .data_max = DATA_MAX, .cpu_s = 1});
+        struct sys_cage made;
+        sys_cage_enter_compiler(
+            &(struct sys_cage_compiler){
+                .folder = folder, .file_max = 4096, .data_max = DATA_MAX, .cpu_s = 1},
+            &made);
         _exit(f() < 0 ? errno : WORKED);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
