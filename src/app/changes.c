@@ -513,4 +513,6 @@ void changes_stop(struct changes *c)
     c->state = CHANGE_IDLE;
     if (!sys_wait_for(c->artifact.pid, KILLED_MS, &end))
         c->artifact.pid = 0;
+    if (*c->artifact.made)
+        sys_file_remove(c->artifact.made);
 }

@@ -184,8 +184,22 @@ def test_auto_without_a_layer(start, old_kernel):
 
 @pytest.mark.parametrize("level", ["info", "error"])
 def test_require_without_a_layer(start, old_kernel, level):
+    start(CONFIG).stop()  # the compiler, which would refuse as well, is not needed then
     w = start({**CONFIG, "sandbox": "require", "log_level": level}, start=False)
     refused(w, *["landlock"] * (level == "info"))
+
+
+def test_the_compilers_cage_without_a_layer(start, old_kernel, tmp_path):
+    """It says so, once; and where the cage is required, nothing is compiled."""
+    w = start(CONFIG, cache=tmp_path / "cold")
+    said = [x for x in w.logs("sandbox_missing") if x.get("process") == "weirc"]
+    assert [x["layer"] for x in said if x["layer"] != "seccomp"] == ["landlock"] and len(said) == 1 + sanitized(w)
+    assert said[0]["detail"] == "Function not implemented"
+    w.stop()
+    r = refuses_to_serve(start({**CONFIG, "sandbox": "require"}, cache=tmp_path / "colder", start=False).file, timeout=20)
+    assert r.returncode == 1 and "cage: landlock: Function not implemented" in r.stderr, r.stderr
+    w = start({**CONFIG, "sandbox": "off"}, cache=tmp_path / "coldest")
+    assert not [x for x in w.logs("sandbox_missing") if x.get("process") == "weirc"]
 
 
 # ---------------------------------------------------------------------------- a violation
