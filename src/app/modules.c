@@ -24,9 +24,7 @@ static void log_version(enum log_event event, const struct gateway *gw, const st
     if (c->version.percent)
         log_number("percent", c->version.percent);
     log_text("engine", slice_str(config_of(gw, c)->engine));
-    log_text("instance", slice_str(c->guest.actor        ? "kept"
-                                   : c->guest.restorable ? "restored"
-                                                         : "made anew"));
+    log_text("instance", slice_str(guest_instance_way(&c->guest)));
     log_end();
 }
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "app/gateway.h"
+#include "guest/guest_instance.h"
 
 enum { JOBS_MAX = 8, PAGE_MAX = 1 << 20 };
 
@@ -44,8 +45,10 @@ static enum err put_code(struct buf *out, const struct module_code *c, const cha
     return e ? e
              : buf_printf(out,
                           ",\"state\":\"%s\",\"events\":%" PRIu64 ",\"running\":%" PRIu32
-                          ",\"waiting\":%" PRIu32 "}",
-                          state, c->guest.events, running, refs - MIN(refs, running));
+                          ",\"waiting\":%" PRIu32 ",\"instances\":{\"are\":\"%s\",\"made\":%" PRIu64
+                          ",\"restored\":%" PRIu64 "}}",
+                          state, c->guest.events, running, refs - MIN(refs, running),
+                          guest_instance_way(&c->guest), c->guest.made, c->guest.restored);
 }
 
 /* Its versions: the one in force, those that wait for their last event, the one to go back to. */

@@ -98,17 +98,18 @@ struct guest_function { /* an export that /api/exec may call */
 
 struct guest_module {
     char name[65];
-    uint32_t number; /* the program's: the same for all versions of a module */
-    uint32_t refs;   /* the program's: calls that name it; 0: it may be unloaded */
-    uint64_t events; /* that were started */
-    bool held;       /* the program's: its calls wait */
+    uint32_t number;         /* the program's: the same for all versions of a module */
+    uint32_t refs;           /* the program's: calls that name it; 0: it may be unloaded */
+    uint64_t events;         /* that were started */
+    uint64_t made, restored; /* instances; of them, those that were put back for another event */
+    bool held;               /* the program's: its calls wait */
     struct guest_module_limits limits;
     uint64_t allow; /* bits of enum guest_host */
     bool pulley;
     bool actor; /* one instance, kept from event to event: they run one at a time */
     bool called, restorable, image_taken;
     uint64_t code_bytes, memory_min; /* of its file; what its memory begins with */
-    uint8_t *image; /* what its memory begins with, without the zeros at the end */
+    uint8_t *image;                  /* what its memory begins with, without the zeros at the end */
     size_t image_n, image_size;
     struct list kept; /* instances that wait for a call */
     uint32_t n_kept;
@@ -140,7 +141,7 @@ struct guests {
     bool owed;                    /* this iteration belongs to suspended calls */
     struct list turns, throttled; /* modules with calls; the second: whose CPU time is used up */
     uint32_t running, waiting;
-    struct list idle; /* kept instances, which give way to calls that need their place */
+    struct list idle;      /* kept instances, which give way to calls that need their place */
     uint32_t kept, places; /* idle instances; places of the pool that one was in */
     uint64_t kept_bytes;   /* of the idle ones */
     uint8_t entropy[256];
@@ -180,7 +181,8 @@ const struct guest_function *guest_function_find(const struct guest_module *m, s
 
 /* Whether a new event may be started in this iteration. */
 bool guests_admit(const struct guests *g);
-/* Whether an instance of the module fits what guests may have of the memory: while none is there. */
+/* Whether an instance of the module fits what guests may have of the memory: while none is there.
+ */
 bool guests_fit(const struct guest_module *m);
 /* Whether guest_call_start would say ERR_GUEST_BUSY for a module's call. */
 bool guests_full(const struct guests *g, const struct guest_module *m);

@@ -106,9 +106,8 @@ static void prepare(struct weir_call_frame *frame)
 {
     struct guest_call *c = CONTAINER_OF(frame, struct guest_call, frame);
     struct guest_module *m = c->module;
+    m->restorable = m->restorable && frame->data_end <= IMAGE_MAX;
     /* Not for the first call, which may be the only one. */
-    if (m->restorable && m->called && !m->image_taken)
-        m->restorable = frame->data_end <= IMAGE_MAX;
     if (m->restorable && m->called && !m->image_taken)
         image_take(m, frame->base, frame->size, frame->data_end);
     m->called = true;
@@ -182,6 +181,7 @@ static struct guest_instance *make(struct guests *g, struct guest_module *m)
         .memory_max = m->limits.memory, .table_max = m->limits.table_elements, .take = take};
     weir_store_limit(i->store, &i->limit);
     metrics.guest_instances_made_total++;
+    m->made++;
     return i;
 }
 
@@ -193,6 +193,7 @@ struct guest_instance *guest_instance_take(struct guests *g, struct guest_call *
         i = CONTAINER_OF(m->kept.prev, struct guest_instance, node);
         unlink_kept(g, i);
         metrics.guest_instances_restored_total += !m->actor;
+        m->restored += !m->actor;
     } else {
         i = make(g, m);
     }
@@ -227,6 +228,16 @@ void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
         g->kept++;
         g->kept_bytes += i->limit.held;
     }
+}
+
+const char *guest_instance_way(const struct guest_module *m)
+{
+    /* How large its image is, the first call tells. */
+    bool known = m->called || m->memory_min <= IMAGE_MAX;
+    return m->actor         ? "kept"
+           : !m->restorable ? "made anew"
+           : known          ? "restored"
+                            : "restored if its data is small";
 }
 
 void guest_instances_drop(struct guest_module *m)

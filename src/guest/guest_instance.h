@@ -30,6 +30,8 @@ bool guest_instance_room(const struct guests *g, const struct guest_module *m);
 struct guest_instance *guest_instance_take(struct guests *g, struct guest_call *c);
 /* The call's instance is no longer needed. ok: its export returned. */
 void guest_instance_give(struct guests *g, struct guest_call *c, bool ok);
+/* What becomes of a module's instances after their calls, in words. */
+const char *guest_instance_way(const struct guest_module *m);
 /* All that a module has, and its image. */
 void guest_instances_drop(struct guest_module *m);
 

@@ -1,5 +1,6 @@
 """An instance that is kept and put back to its beginning shows nothing of the event before; one of
 `instance: module` shows all of it."""
+import json
 import random
 import subprocess
 
@@ -89,6 +90,32 @@ def test_the_log_says_which_way(weir):
     ways = {line["module"]: line["instance"] for line in weir.logs("module_loaded")}
     assert ways == {"native": "restored", "pulley": "restored", "inits": "made anew",
                     "actor": "kept", "other": "kept", "single": ways["single"]}
+
+
+@pytest.mark.parametrize("at,way", [(0, "restored"), (1_200_000, "made anew")])
+def test_a_large_image_is_made_anew(weir, at, way):
+    """Whose size the first call tells; until then neither is claimed. Here that is the trial's."""
+    body = f"""(module (memory (export "memory") 20) (data (i32.const {at}) "x")
+      (func (export "f") (result i32) (i32.store8 (i32.const 99) (i32.const 1)) (i32.load8_u (i32.const {at}))))"""
+    r = weir.get("/api/v1/modules/sized", admin=True, method="PUT", body=body)
+    assert r.status == 200, r.body
+    way = way if weir.logs("module_loaded", module="native")[0]["instance"] == "restored" else "made anew"
+    for _ in range(6):
+        assert call(weir, "sized/f", "[]").body == b"120"
+    listed = json.loads(weir.get("/api/v1/modules", admin=True).body)["modules"]
+    made = next(m for m in listed if m["name"] == "sized")["versions"][0]["instances"]
+    # the trial's, then one whose image is taken, or one for each
+    made_anew = way == "made anew"
+    assert made == {"are": way, "made": 7 if made_anew else 2, "restored": 0 if made_anew else 5}
+    assert weir.logs("module_loaded", module="sized")[-1]["instance"] == way
+    assert weir.get("/api/v1/modules/sized", admin=True, method="DELETE").status == 200
+
+
+def test_before_its_first_call_neither_is_claimed(start, tmp_path):
+    (tmp_path / "m.wat").write_text('(module (memory (export "memory") 20) (func (export "m") (result i32) (i32.const 1)))')
+    w = start({"modules": {"m": str(tmp_path / "m.wat"), "canary": guest("canary")}})
+    scans = w.wait_log("module_loaded", module="canary")["instance"] == "restored"
+    assert w.wait_log("module_loaded", module="m")["instance"] == ("restored if its data is small" if scans else "made anew")
 
 
 def test_idle_instances_give_way(weir):
