@@ -157,7 +157,7 @@ static enum err place_take(struct changes *c, const char *words, uint32_t *out)
     for (uint32_t i = 0; i < config->n_modules; i++)
         if (i != at && strcmp(config_of(c, i)->name, config_of(c, at)->name) == 0) {
             place_leave(c, at, false);
-            return ERR_INVALID;
+            return ERR_MODULE_CHANGES; /* it came meanwhile, of a worker that has died since */
         }
     *out = at;
     return ERR_NONE;

@@ -209,7 +209,7 @@ static void text_set(struct reader *r, struct config_module *m, const char *key,
 bool config_module_set(struct config *c, uint32_t i, const char *words)
 {
     struct reader r = {.config = c};
-    char engine[8] = "native", instance[8] = "event", exec[8] = "auto", name[66] = "";
+    char engine[8] = "native", instance[8] = "event", exec[8] = "auto", name[66] = "", space[68];
     if (i < c->n_modules && !config_module_added(&c->modules[i]))
         return false;
     if (words && (sscanf(words, "%7s %7s %7s %65s", engine, instance, exec, name) != 4 ||
@@ -226,6 +226,8 @@ bool config_module_set(struct config *c, uint32_t i, const char *words)
     text_set(&r, m, "engine", engine);
     text_set(&r, m, "instance", instance);
     text_set(&r, m, "exec", exec);
+    snprintf(space, sizeof(space), "+%s", name);
+    text_set(&r, m, "space", space);
     return true;
 }
 

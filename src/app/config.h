@@ -73,9 +73,9 @@ void config_done(struct config *c);
 /* Whether it can be a module's: 1 to 64 letters, digits, _ or -. */
 bool config_name_valid(struct slice name);
 /* Modules that are added at run time come behind the file's, have the default settings, and no
- * path. Puts one at place i, behind the file's. words: "ENGINE INSTANCE EXEC NAME"; NULL: the
- * place is empty, as those before it that were not there yet, and so is its name. false: the words
- * are wrong. */
+ * path; their topics are in a space that is no module's by its name alone. Puts one at place i,
+ * behind the file's. words: "ENGINE INSTANCE EXEC NAME"; NULL: the place is empty, as those before
+ * it that were not there yet, and so is its name. false: the words are wrong. */
 bool config_module_set(struct config *c, uint32_t i, const char *words);
 void config_limits_default(struct config_module_limits *out);
 static inline bool config_module_added(const struct config_module *m)

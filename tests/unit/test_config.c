@@ -612,6 +612,7 @@ static void modules_are_added_and_removed(void **state)
     assert_string_equal(m->instance, "module");
     assert_string_equal(m->exec, "yes");
     assert_int_equal(strlen(m->name), 64);
+    assert_true(m->space[0] == '+' && strcmp(m->space + 1, m->name) == 0);
     assert_int_equal(m->limits.memory, config.modules[0].limits.memory);
     assert_int_equal(m->limits.kv, config.modules[0].limits.kv);
     assert_true(m->allow == config.modules[0].allow && config_module_added(m));
