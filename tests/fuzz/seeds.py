@@ -112,7 +112,7 @@ def extensions():
 def deflated():
     for name, data in (("short", b"Hello"), ("text", b"weir water " * 90), ("zeros", bytes(70000)),
                        ("bytes", bytes(range(256)))):
-        for level in (0, 1, 9):
+        for level in (1, 9) if len(data) > 1000 else (0, 1, 9):
             z = zlib.compressobj(level, zlib.DEFLATED, -15)
             yield f"{name}-{level}", b"\xff\xff" + (z.compress(data) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
     yield "last", b"\xff\xff" + bytes.fromhex("f348cdc9c90700f348cdc9c9070000")
