@@ -1,6 +1,6 @@
 /* permessage-deflate (RFC 7692) without context takeover: each message is compressed by itself. So
  * a loop has one compressor and one inflater, made when a first connection negotiates it (some
- * 85 KB), a connection has nothing but a flag, and a published message's bytes fit everybody. */
+ * 80 KB), a connection has nothing but a flag, and a published message's bytes fit everybody. */
 #ifndef WEIR_WS_DEFLATE_H
 #define WEIR_WS_DEFLATE_H
 
