@@ -384,10 +384,11 @@ static void routes_are_read(void **state)
                      "routes:\n"
                      "  - {path: /a, websocket: {module: n, origins: [a, b], subprotocols: [c]}}\n"
                      "  - {path: /a, http: {module: m}}\n"
-                     "  - {path: /b/*, websocket: {handler: echo}}\n"
+                     "  - {path: /b/*, websocket: {handler: echo, compress: yes}}\n"
                      "  - {path: '/*', http: {module: n}}\n"),
                ERR_NONE);
     assert_int_equal(config.n_routes, 4);
+    assert_true(config.routes[2].compress && !config.routes[0].compress);
     const struct config_route *r = config.routes;
     assert_string_equal(r[0].path, "/a");
     assert_int_equal(r[0].kind, ROUTE_WEBSOCKET);
@@ -420,6 +421,8 @@ static void bad_routes_modules_and_addresses_are_named(void **state)
         {"routes: [{path: /a, websocket: {module: m}}]", "no such module; add it to modules: m"},
         {"routes: [{path: /a, websocket: {module: [m]}}]", "a plain value is expected"},
         {"routes: [{path: /a, websocket: {handler: pong}}]", "handler"},
+        {"routes: [{path: /a, websocket: {handler: echo, compress: 1}}]", "compress is yes or no"},
+        {"modules: {m: x}\nroutes: [{path: /a, http: {module: m, compress: yes}}]", "unknown key"},
         {"modules: {m: x}\nroutes: [{path: /a, websocket: {module: m}, http: {module: m}}]",
          "either websocket or http"},
         {"modules: {m: x}\nroutes: [{path: /a, http: {module: m}},\n {path: /a, http: {module: "
