@@ -1,4 +1,5 @@
 /* The admin listener: health, metrics, and the way to what is changed at run time. */
+#include "app/config_value.h"
 #include "app/gateway.h"
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
@@ -46,15 +47,54 @@ static void metrics_respond(struct gateway *gw, struct conn *c)
     buf_done(&out);
 }
 
+/* Whether the request has the token; the time that takes tells nothing of it. */
+static bool token_right(const struct http_exchange *ex, struct slice token)
+{
+    struct slice field = http_exchange_field(ex, SLICE("authorization")), scheme = SLICE("Bearer ");
+    if (field.n < scheme.n || !slice_eq_nocase(slice_of(field.p, scheme.n), scheme) ||
+        http_field_count(&ex->req, ex->head, SLICE("authorization")) != 1)
+        return false;
+    struct slice got = slice_of(field.p + scheme.n, field.n - scheme.n);
+    volatile uint8_t wrong = got.n != token.n;
+    for (size_t i = 0; i < got.n; i++)
+        wrong |= got.p[i] ^ token.p[i % token.n];
+    return !wrong;
+}
+
+/* Without a token, whoever is on this machine may ask, but no page of another site. With one,
+ * /api asks for it; on an address that others reach, so does all but health. */
+static enum err access_check(const struct gateway *gw, const struct http_exchange *ex, bool api,
+                             bool health)
+{
+    struct slice token = slice_str(gw->config.admin.token);
+    bool loopback = true, own = host_allowed(http_span_slice(ex->head, ex->req.host));
+    config_listenable(gw->config.admin.address, &loopback);
+    if (token.n && token_right(ex, token))
+        return ERR_NONE; /* which no page has */
+    if (!loopback)
+        return health ? ERR_NONE : ERR_UNAUTHORIZED;
+    if (!own || !origin_allowed(ex))
+        return ERR_FORBIDDEN;
+    return token.n && api ? ERR_UNAUTHORIZED : ERR_NONE;
+}
+
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
 {
     struct slice path = http_span_slice(ex->head, ex->req.path);
     struct slice text = SLICE("text/plain; charset=utf-8"), api = SLICE("/api/v1/");
     bool serving = gw->ready && !gw->draining;
-    if (!host_allowed(http_span_slice(ex->head, ex->req.host)) || !origin_allowed(ex))
-        http_exchange_fail(&gw->admin, c, ERR_FORBIDDEN, SLICE_NONE, SLICE_NONE);
-    else if (path.n >= api.n && memcmp(path.p, api.p, api.n) == 0)
-        modules_request(gw, c, ex, slice_of(path.p + api.n, path.n - api.n));
+    bool is_api = path.n >= api.n && memcmp(path.p, api.p, api.n) == 0;
+    bool health = slice_eq(path, SLICE("/healthz")) || slice_eq(path, SLICE("/readyz"));
+    struct slice rest = is_api ? slice_of(path.p + api.n, path.n - api.n) : SLICE_NONE;
+    enum err e = access_check(gw, ex, is_api, health);
+    if (e)
+        http_exchange_fail(
+            &gw->admin, c, e,
+            e == ERR_UNAUTHORIZED ? SLICE("WWW-Authenticate: Bearer\r\n") : SLICE_NONE, SLICE_NONE);
+    else if (is_api && topics_request(gw, c, ex, rest))
+        return;
+    else if (is_api)
+        modules_request(gw, c, ex, rest);
     else if (ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD)
         http_exchange_fail(&gw->admin, c, ERR_METHOD, SLICE("Allow: GET, HEAD\r\n"), SLICE_NONE);
     else if (slice_eq(path, SLICE("/healthz")))

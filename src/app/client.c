@@ -10,6 +10,7 @@
 #include "sys/sys.h"
 
 enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAGE = 2 };
+enum { REQUEST_MAX = 8 << 10 };
 
 const char *client_address = CLIENT_ADDRESS;
 
@@ -45,19 +46,22 @@ static bool exchange(struct slice head, struct slice body, struct buf *answer)
     return true;
 }
 
-/* The document of a 200; NULL: said. */
+/* The document of a 200; NULL: said. WEIR_TOKEN is the gateway's admin.token. */
 static json_t *ask(const char *method, const char *path, struct slice body)
 {
-    char request[512];
-    struct buf answer;
+    const char *token = getenv("WEIR_TOKEN");
+    struct buf request, answer;
     unsigned status = 0;
     json_t *doc = NULL;
     buf_init(&answer, ANSWER_MAX);
-    int n = snprintf(request, sizeof(request),
-                     "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                     "Content-Length: %zu\r\n\r\n",
-                     method, path, body.n);
-    if (exchange(slice_of(request, (size_t)n), body, &answer)) {
+    buf_init(&request, REQUEST_MAX);
+    if (buf_printf(&request,
+                   "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                   "%s%s%sContent-Length: %zu\r\n\r\n",
+                   method, path, token ? "Authorization: Bearer " : "", token ? token : "",
+                   token ? "\r\n" : "", body.n))
+        fail("the path or the token is too long");
+    else if (exchange(buf_slice(&request), body, &answer)) {
         const char *end = memmem(answer.p, answer.len, "\r\n\r\n", 4);
         size_t head = end ? (size_t)(end - (const char *)answer.p) + 4 : answer.len;
         if (buf_append(&answer, slice_of("", 1)) == ERR_NONE && end)
@@ -73,6 +77,7 @@ static json_t *ask(const char *method, const char *path, struct slice body)
         json_decref(doc);
         doc = NULL;
     }
+    buf_done(&request);
     buf_done(&answer);
     return doc;
 }
@@ -170,4 +175,28 @@ int client_modules(int argc, char **argv)
     int status = change("PUT", argv[1], "", file);
     mem_free((void *)(uintptr_t)file.p, file.n ? file.n : 1);
     return status;
+}
+
+int client_publish(int argc, char **argv)
+{
+    if (argc != 3) {
+        fail("publish SPACE TOPIC TEXT");
+        return EXIT_USAGE;
+    }
+    struct buf body;
+    json_t *doc = json_pack("{s:s,s:s,s:s}", "space", argv[0], "topic", argv[1], "text", argv[2]);
+    size_t n = json_dumpb(doc, NULL, 0, 0); /* 0: not UTF-8 */
+    buf_init(&body, ANSWER_MAX);
+    if (n && buf_reserve(&body, n) == ERR_NONE)
+        body.len = (uint32_t)json_dumpb(doc, (char *)body.p, n, 0);
+    json_decref(doc);
+    doc = body.len ? ask("POST", "publish", buf_slice(&body))
+                   : fail("space, topic and text are UTF-8, of 4 MiB at most");
+    buf_done(&body);
+    if (!doc)
+        return EXIT_FAILURE;
+    printf("%" JSON_INTEGER_FORMAT " receivers\n",
+           json_integer_value(json_object_get(doc, "receivers")));
+    json_decref(doc);
+    return EXIT_SUCCESS;
 }

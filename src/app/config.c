@@ -7,6 +7,9 @@
 #include "guest/host.h"
 
 /* More than a configuration needs; less than takes long to read or to say. */
+/* RFC 6750 2.1 */
+#define TOKEN_CHARS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
+enum { TOKEN_LEAST = 16 };
 enum {
     ENV_VALUE_MAX = 4096,
     FILE_MAX = 1 << 20,
@@ -414,7 +417,14 @@ static void address_check(struct reader *r, const yaml_node_t *at, const char *t
     if (!config_listenable(text, &loopback))
         reader_fail(r, at, "an address is IP:PORT or [IPv6]:PORT, not %.60s", text);
     else if (admin && !loopback)
-        reader_fail(r, at, "the admin address must be on loopback");
+        reader_fail(r, at, "the admin address must be on loopback, or admin.token be set");
+}
+
+static void token_check(struct reader *r, const yaml_node_t *at, const char *token)
+{
+    size_t n = strlen(token);
+    if (n && (n < TOKEN_LEAST || strspn(token, TOKEN_CHARS) != n))
+        reader_fail(r, at, "admin.token has at least 16 letters, digits or -._~+/=");
 }
 
 static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
@@ -458,7 +468,8 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
         reader_list_read(r, value, &listen_list, c);
     } else if (strcmp(name, "admin") == 0) {
         reader_map_read(r, value, &admin_map, &c->admin);
-        address_check(r, value, c->admin.address, true);
+        address_check(r, value, c->admin.address, !*c->admin.token);
+        token_check(r, value, c->admin.token);
     } else if (strcmp(name, "limits") == 0) {
         reader_map_read(r, value, &limit_map, &c->limits);
     } else if (strcmp(name, "modules") == 0) {

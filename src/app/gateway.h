@@ -8,6 +8,7 @@
  *   command.c    WASI in events: streams, environment, commands as CGI scripts
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
+ *   topics_api.c   what it says about topics, and publishes
  *   modules.c    versions of modules: loading, swapping, unloading
  *   modules_api.c  what the admin listener says and does about them
  */
@@ -229,6 +230,10 @@ void modules_reap(struct gateway *gw);
 void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
                      struct slice path);
 void modules_answer(struct gateway *gw, const struct control *m); /* the supervisor's */
+
+/* topics_api.c: false: the path is another's. */
+bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
+                    struct slice path);
 
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 

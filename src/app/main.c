@@ -81,6 +81,8 @@ static const struct command {
      command_reload, NULL},
     {"rollback", "NAME", "", "put the version of a module in force that was before",
      command_rollback, NULL},
+    {"publish", "SPACE TOPIC TEXT", "", "send a message to all that are in a topic", NULL,
+     client_publish},
     {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
     {"version", "", "", "print the version, and the engine's", command_version, NULL},
     {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own */
@@ -97,7 +99,8 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
-    fprintf(to, "modules, reload and rollback take --admin ADDR (default " CLIENT_ADDRESS ")\n");
+    fprintf(to, "modules, reload, rollback and publish take --admin ADDR (default " CLIENT_ADDRESS
+                ")\n");
     return status;
 }
 

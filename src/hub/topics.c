@@ -242,6 +242,30 @@ bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cur
     return true;
 }
 
+static uint32_t reversed(uint32_t v)
+{
+    uint32_t r = 0;
+    for (int i = 0; i < 32; i++)
+        r |= (v >> i & 1) << (31 - i);
+    return r;
+}
+
+/* The order is that of the reversed numbers of buckets, in which those that a bucket is split into
+ * when the table grows stand where it stood. Source: Redis, dictScan. */
+void topics_scan(const struct topics *t, uint64_t *cursor, uint32_t n,
+                 void (*found)(void *arg, const struct topic *topic), void *arg)
+{
+    uint32_t at = (uint32_t)*cursor, seen = 0;
+    while (t->n_buckets && seen < n) {
+        for (const struct topic *x = t->buckets[at & (t->n_buckets - 1)]; x; x = x->next, seen++)
+            found(arg, x);
+        at = reversed(reversed(at | ~(t->n_buckets - 1)) + 1);
+        if (!at)
+            break;
+    }
+    *cursor = t->n_buckets ? at : 0;
+}
+
 /* ---- publishing ---- */
 
 /* Reaches members from `at` on while this iteration has writes left; returns the next one. */

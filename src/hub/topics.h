@@ -72,6 +72,11 @@ void topics_leave(struct topics *t, struct conn *c, struct slice space, struct s
  * the one that cursor names is not in it any more. */
 bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cursor, uint64_t *out);
 
+/* Calls found for n topics or a few more, from *cursor on: 0, or where the call before left it; 0
+ * afterwards: there are no more. One that is there throughout is found at least once. */
+void topics_scan(const struct topics *t, uint64_t *cursor, uint32_t n,
+                 void (*found)(void *arg, const struct topic *topic), void *arg);
+
 /* Whether n more messages should be published. */
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes);
 /* Sends a frame, head and data, to all of the topic but `except`. ERR_NO_MEMORY: some do not get

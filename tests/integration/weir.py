@@ -399,8 +399,8 @@ class Weir:
         self.folder = pathlib.Path(folder)
         self.port, self.admin = free_port(), free_port()
         self.config = {"listen": [{"address": f"{HOST}:{self.port}"}],
-                       "admin": {"address": f"{HOST}:{self.admin}"},
-                       "cache": str(cache), **config}
+                       "cache": str(cache), **config,
+                       "admin": {"address": f"{HOST}:{self.admin}", **config.get("admin", {})}}
         self.file = self.folder / f"weir-{self.port}.yaml"
         self.file.write_text(json.dumps(self.config, indent=1))  # JSON is YAML
         self.nofile, self.env = nofile, env

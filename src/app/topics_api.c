@@ -1,0 +1,295 @@
+/* /api/v1/topics and /api/v1/publish: who is in which topic, and messages of back-ends to all of
+ * one. */
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+
+#include "app/gateway.h"
+
+enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, NAME_MOST = 2048, PAGE_BYTES = 16 << 20 };
+
+static int put(const char *text, size_t n, void *out)
+{
+    return buf_append(out, slice_of(text, n)) ? -1 : 0;
+}
+
+/* Takes doc. */
+static void respond(struct gateway *gw, struct conn *c, json_t *doc)
+{
+    struct buf out;
+    buf_init(&out, PAGE_BYTES);
+    if (doc && json_dump_callback(doc, put, &out, JSON_COMPACT) == 0 && !put("\n", 1, &out)) {
+        struct http_response r = {200, SLICE("application/json"), SLICE_NONE, buf_slice(&out)};
+        http_exchange_respond(&gw->admin, c, &r);
+    } else {
+        http_exchange_fail(&gw->admin, c, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
+    }
+    json_decref(doc);
+    buf_done(&out);
+}
+
+/* ---- pages ---- */
+
+/* "cursor=HEX" and "limit=N", in any order. false: something else. */
+static bool query_read(const struct http_exchange *ex, uint64_t *cursor, uint32_t *limit)
+{
+    struct slice query = http_span_slice(ex->head, ex->req.query);
+    char text[64] = "", *rest = query.n ? text : NULL, *pair, *end;
+    *cursor = 0;
+    *limit = PAGE_DEFAULT;
+    if (query.n >= sizeof(text) || memchr(query.p ? query.p : (const uint8_t *)"", 0, query.n))
+        return false;
+    slice_copy(text, query);
+    while ((pair = strsep(&rest, "&")) != NULL) {
+        unsigned long long v;
+        bool is_cursor = strncmp(pair, "cursor=", 7) == 0;
+        const char *digits = strchr(pair, '=');
+        if ((!is_cursor && strncmp(pair, "limit=", 6) != 0) || strchr("+- \t\n\v\f\r", digits[1]))
+            return false;
+        v = strtoull(digits + 1, &end, is_cursor ? 16 : 10);
+        if (*end || (!is_cursor && (!v || v > PAGE_MOST)))
+            return false;
+        if (is_cursor)
+            *cursor = v;
+        else
+            *limit = (uint32_t)v;
+    }
+    return true;
+}
+
+static json_t *hex(uint64_t v)
+{
+    char text[17];
+    snprintf(text, sizeof(text), "%016" PRIx64, v);
+    return v ? json_string(text) : json_null();
+}
+
+static json_t *topic_put(const struct topic *t)
+{
+    size_t space_n = strlen((const char *)t->key); /* a zero byte ends it */
+    return json_pack("{s:o,s:o,s:I}", "space", json_stringn((const char *)t->key, space_n), "topic",
+                     json_stringn((const char *)t->key + space_n + 1, t->key_n - space_n - 1),
+                     "members", (json_int_t)t->n_members);
+}
+
+static void topic_found(void *arg, const struct topic *t)
+{
+    json_array_append_new(arg, topic_put(t));
+}
+
+static void topics_list(struct gateway *gw, struct conn *c, uint64_t cursor, uint32_t limit)
+{
+    json_t *list = json_array();
+    topics_scan(&gw->topics, &cursor, limit, topic_found, list);
+    respond(gw, c,
+            json_pack("{s:I,s:o,s:o}", "count", (json_int_t)gw->topics.count, "topics", list,
+                      "next", hex(cursor)));
+}
+
+static uint8_t digit(uint8_t c)
+{
+    return (uint8_t)(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+}
+
+/* The parser has seen to it that two hex digits follow each %. false: too long, or a zero byte. */
+static bool decode(struct slice from, uint8_t *out, size_t most, size_t *n)
+{
+    *n = 0;
+    for (size_t i = 0; i < from.n; i++, ++*n) {
+        if (*n == most)
+            return false;
+        bool coded = from.p[i] == '%' && i + 2 < from.n;
+        out[*n] = coded ? (uint8_t)(digit(from.p[i + 1]) << 4 | digit(from.p[i + 2])) : from.p[i];
+        i += coded ? 2 : 0;
+        if (!out[*n])
+            return false;
+    }
+    return true;
+}
+
+/* "SPACE/TOPIC": a page of its members, in the order in which they joined. */
+static enum err topic_show(struct gateway *gw, struct conn *c, struct slice path, uint64_t cursor,
+                           uint32_t limit)
+{
+    static uint8_t space[NAME_MOST], name[NAME_MOST];
+    const uint8_t *slash = memchr(path.p, '/', path.n);
+    size_t at = slash ? (size_t)(slash - path.p) : path.n, space_n, name_n;
+    if (!slash || !decode(slice_of(path.p, at), space, sizeof(space), &space_n) ||
+        !decode(slice_of(slash + 1, path.n - at - 1), name, sizeof(name), &name_n))
+        return ERR_NOT_FOUND;
+    const struct topic *t = topics_find(&gw->topics, slice_of(space, space_n),
+                                        slice_of(name, name_n));
+    if (!t)
+        return ERR_TOPIC_UNKNOWN;
+    json_t *list = json_array();
+    uint64_t next = 0;
+    for (uint32_t i = 0; i <= limit; i++) {
+        if (!topics_next(&gw->topics, t, cursor, &next)) {
+            json_decref(list);
+            return ERR_CURSOR;
+        }
+        if (!next || i == limit)
+            break;
+        json_array_append_new(list, hex(next));
+        cursor = next;
+    }
+    json_t *doc = topic_put(t);
+    json_object_set_new(doc, "connections", list);
+    json_object_set_new(doc, "next", hex(next ? cursor : 0));
+    respond(gw, c, doc);
+    return ERR_NONE;
+}
+
+/* ---- publish ---- */
+
+/* RFC 4648 4, padded. false: it is none. */
+static bool base64_read(const char *s, size_t n, uint8_t *out, size_t *out_n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t pad = n && s[n - 1] == '=' ? 1 + (n > 1 && s[n - 2] == '=') : 0;
+    *out_n = 0;
+    if (n % 4)
+        return false;
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t v = 0;
+        size_t bytes = i + 4 == n ? 3 - pad : 3;
+        for (size_t k = 0; k < 4; k++) {
+            const char *d = k > bytes ? digits : s[i + k] ? strchr(digits, s[i + k]) : NULL;
+            if (!d)
+                return false;
+            v = v << 6 | (uint32_t)(d - digits);
+        }
+        for (size_t k = 0; k < bytes; k++)
+            out[(*out_n)++] = (uint8_t)(v >> (16 - 8 * k));
+        if (v & ((1u << (8 * (3 - bytes))) - 1))
+            return false;
+    }
+    return true;
+}
+
+struct published {
+    struct slice space, topic, data;
+    enum ws_opcode kind;
+    uint64_t except;
+    uint8_t *own; /* data, where it came as base64 */
+    size_t own_n;
+};
+
+static struct slice text_of(const json_t *doc, const char *key, unsigned *known)
+{
+    const json_t *v = json_object_get(doc, key);
+    *known += v != NULL;
+    return json_is_string(v) ? slice_of(json_string_value(v), json_string_length(v)) : SLICE_NONE;
+}
+
+/* What is wrong with it; NULL: nothing. */
+static const char *publish_read(const json_t *doc, uint64_t most, struct published *out)
+{
+    unsigned known = 0;
+    struct slice text = text_of(doc, "text", &known), binary = text_of(doc, "binary", &known);
+    struct slice except = text_of(doc, "except", &known);
+    char id[17] = "", *end = id;
+    out->space = text_of(doc, "space", &known);
+    out->topic = text_of(doc, "topic", &known);
+    if (!json_is_object(doc) || known != json_object_size(doc))
+        return "send an object with topic, and text or binary; and, if need be, space and except";
+    if (!out->topic.p)
+        return "topic is the name of a topic";
+    if (!out->space.p && json_object_get(doc, "space"))
+        return "space is the name of a space; without it, it is public";
+    if (!out->space.p)
+        out->space = SLICE("public");
+    if (!text.p == !binary.p)
+        return "one of text and binary (base64) is the message";
+    if (json_object_get(doc, "except")) {
+        if (except.n == 16 && !memchr(except.p, 0, 16) && !strpbrk((const char *)except.p, "+- xX"))
+            memcpy(id, except.p, 16);
+        out->except = strtoull(id, &end, 16);
+        if (end != id + 16)
+            return "except is a connection's id: 16 hex digits";
+    }
+    out->kind = text.p ? WS_TEXT : WS_BINARY;
+    out->data = text;
+    size_t n = binary.n / 4 * 3;
+    if (text.p || n > most + 2) {
+        out->data.n = text.p ? text.n : n; /* too large: it is not looked at */
+        return NULL;
+    }
+    out->own_n = binary.n + 1;
+    out->own = mem_alloc(out->own_n);
+    if (!out->own || !base64_read((const char *)binary.p, binary.n, out->own, &n))
+        return "binary is base64, padded";
+    out->data = slice_of(out->own, n);
+    return NULL;
+}
+
+static enum err publish(struct gateway *gw, const struct published *p, uint32_t *receivers)
+{
+    uint8_t header[WS_HEADER_MAX];
+    const struct topic *t = topics_find(&gw->topics, p->space, p->topic);
+    const struct conn *except = conn_get(&gw->net, p->except);
+    if (!event_topic_valid(gw, p->topic))
+        return ERR_TOPIC_NAME;
+    if (p->data.n > gw->config.limits.message)
+        return ERR_WS_MESSAGE_SIZE;
+    if (!topics_room(&gw->topics, 1, p->data.n))
+        return ERR_LIMIT;
+    *receivers = t ? t->n_members - (except && topics_has(t, except)) : 0;
+    size_t n = ws_frame_header(header, p->kind, true, p->data.n);
+    metrics.api_published_total++;
+    return topics_publish(&gw->topics, p->space, p->topic, p->except, slice_of(header, n), p->data);
+}
+
+static enum err publish_request(struct gateway *gw, struct conn *c, const struct http_exchange *ex,
+                                const char **detail)
+{
+    struct published p = {.kind = WS_TEXT};
+    struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
+    uint32_t receivers = 0;
+    if (coding.n && !slice_eq_nocase(coding, SLICE("identity")))
+        return ERR_CONTENT_CODING;
+    if (ex->body.n > 6 * gw->config.limits.message + 4096) /* each byte of it as \u00xx */
+        return ERR_WS_MESSAGE_SIZE;
+    json_t *doc = json_loadb(ex->body.n ? (const char *)ex->body.p : "", ex->body.n,
+                             JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+    if (!doc)
+        return ERR_EXEC_JSON;
+    *detail = publish_read(doc, gw->config.limits.message, &p);
+    enum err e = *detail ? ERR_PUBLISH : publish(gw, &p, &receivers);
+    mem_free(p.own, p.own_n);
+    json_decref(doc);
+    if (!e)
+        respond(gw, c, json_pack("{s:I}", "receivers", (json_int_t)receivers));
+    return e;
+}
+
+bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path)
+{
+    struct slice list = SLICE("topics"), under = SLICE("topics/"), fields = SLICE_NONE;
+    bool publishes = slice_eq(path, SLICE("publish")), lists = slice_eq(path, list);
+    bool shows = path.n > under.n && memcmp(path.p, under.p, under.n) == 0;
+    bool reads = ex->req.method == HTTP_GET || ex->req.method == HTTP_HEAD;
+    const char *detail = NULL;
+    enum err e = ERR_NONE;
+    uint64_t cursor;
+    uint32_t limit;
+    if (!publishes && !lists && !shows)
+        return false;
+    if (publishes ? ex->req.method != HTTP_POST : !reads) {
+        e = ERR_METHOD;
+        fields = publishes ? SLICE("Allow: POST\r\n") : SLICE("Allow: GET, HEAD\r\n");
+    } else if (publishes) {
+        e = publish_request(gw, c, ex, &detail);
+        fields = e == ERR_CONTENT_CODING ? SLICE("Accept-Encoding: identity\r\n") : SLICE_NONE;
+    } else if (!query_read(ex, &cursor, &limit)) {
+        e = ERR_INVALID;
+        detail = "the query is limit=1 to limit=1000 and cursor=, the `next` of the page before";
+    } else if (lists) {
+        topics_list(gw, c, cursor, limit);
+    } else {
+        e = topic_show(gw, c, slice_of(path.p + under.n, path.n - under.n), cursor, limit);
+    }
+    if (e)
+        http_exchange_fail(&gw->admin, c, e, fields, detail ? slice_str(detail) : SLICE_NONE);
+    return true;
+}
