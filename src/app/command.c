@@ -217,7 +217,8 @@ static void request_variables(struct variables *v, const struct event *ev)
     const struct http_request *r = &ex->req;
     struct slice path = http_span_slice(ex->head, r->path);
     struct sys_address address;
-    char digits[16];
+    struct address client;
+    char digits[16], peer[ADDRESS_TEXT];
     size_t at = sizeof(digits);
     variable(v, "GATEWAY_INTERFACE", SLICE("CGI/1.1"));
     variable(v, "SERVER_SOFTWARE", SLICE("weir"));
@@ -236,8 +237,10 @@ static void request_variables(struct variables *v, const struct event *ev)
     variable(v, "SERVER_NAME", server_name(ex));
     if (ev->conn->fd >= 0 && sys_local(ev->conn->fd, &address) == 0)
         address_variables(v, address.text, NULL, "SERVER_PORT");
-    if (ev->conn->fd >= 0 && sys_peer(ev->conn->fd, &address) == 0)
-        address_variables(v, address.text, "REMOTE_ADDR", "REMOTE_PORT");
+    if (access_client(ev->gw, ev->conn, ex, &client)) {
+        address_write(&client, peer);
+        address_variables(v, peer, "REMOTE_ADDR", "REMOTE_PORT");
+    }
     for (uint32_t i = 0; i < r->n_fields; i++)
         field_variable(v, ex, i);
 }

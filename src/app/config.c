@@ -111,6 +111,8 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
         reader_list_read(r, value, &allow_list, m);
     } else if (strcmp(reader_key(key), "env") == 0) {
         reader_map_read(r, value, &env_map, m);
+    } else if (strcmp(reader_key(key), "jwt") == 0) {
+        config_jwt_read(r, value, &m->jwt);
     } else {
         return false;
     }
@@ -119,7 +121,7 @@ static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 
 static const struct reader_map module_map = {
     READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
-    .known = "path, engine, instance, exec, snapshot, space, allow, env, limits"};
+    .known = "path, engine, instance, exec, snapshot, space, allow, env, jwt, limits"};
 
 static const char *const engines[] = {"native", "pulley", NULL};
 static const char *const instances[] = {"event", "module", NULL};
@@ -182,7 +184,7 @@ static void texts_free(char **v, uint32_t n)
     free(v);
 }
 
-static void rows_free(const struct reader_row *row, void *base)
+void reader_rows_free(const struct reader_row *row, void *base)
 {
     for (; row->key; row++)
         if (row->type == CONFIG_TEXT)
@@ -191,7 +193,7 @@ static void rows_free(const struct reader_row *row, void *base)
 
 static void module_free(struct config_module *m)
 {
-    rows_free(module_rows, m);
+    reader_rows_free(module_rows, m);
     free(m->name);
     texts_free(m->env, m->n_env);
     memset(m, 0, sizeof(*m));
@@ -375,6 +377,8 @@ static bool route_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
         if (!r->target)
             route->kind = *name == 'w' ? ROUTE_WEBSOCKET : ROUTE_HTTP;
         target_read(r, value, route);
+    } else if (strcmp(name, "jwt") == 0) {
+        config_jwt_read(r, value, &route->jwt);
     } else {
         return false;
     }
@@ -383,7 +387,7 @@ static bool route_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
 
 static const struct reader_map route_map = {READER_KEYS, .form = "path: /PATH",
                                             .rows = reader_no_rows, .extra = route_extra,
-                                            .known = "path, websocket, http"};
+                                            .known = "path, websocket, http, jwt"};
 
 static void route_read(struct reader *r, yaml_node_t *node, void *base)
 {
@@ -430,6 +434,10 @@ static void token_check(struct reader *r, const yaml_node_t *at, const char *tok
 static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
+    if (strcmp(reader_key(key), "proxy_protocol") == 0) {
+        r->proxy = reader_yes(r, value, "proxy_protocol");
+        return true;
+    }
     if (strcmp(reader_key(key), "address") != 0)
         return false;
     uint32_t n = c->n_listen;
@@ -441,14 +449,16 @@ static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *valu
 
 static const struct reader_map listener_map = {READER_KEYS, .form = "address: IP:PORT",
                                                .rows = reader_no_rows, .extra = listener_extra,
-                                               .known = "address"};
+                                               .known = "address, proxy_protocol"};
 
 static void listener_read(struct reader *r, yaml_node_t *item, void *base)
 {
     struct config *c = base;
     uint32_t n = c->n_listen;
     unsigned before = r->problems;
+    r->proxy = false;
     reader_map_read(r, item, &listener_map, c);
+    c->listen_proxy |= r->proxy && c->n_listen > n ? UINT32_C(1) << n : 0;
     if (c->n_listen == n && r->problems == before)
         reader_fail(r, item, "a listener needs address: IP:PORT");
 }
@@ -472,6 +482,8 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
         token_check(r, value, c->admin.token);
     } else if (strcmp(name, "limits") == 0) {
         reader_map_read(r, value, &limit_map, &c->limits);
+    } else if (strcmp(name, "access") == 0) {
+        config_access_read(r, value, c);
     } else if (strcmp(name, "modules") == 0) {
         reader_map_read(r, value, &modules_map, c);
     } else if (strcmp(name, "routes") == 0) {
@@ -482,9 +494,9 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
     return true;
 }
 
-static const struct reader_map root_map = {READER_KEYS, .form = "key: value", .rows = root_rows,
-                                           .extra = root_extra,
-                                           .known = "listen, admin, limits, modules, routes"};
+static const struct reader_map root_map = {
+    READER_KEYS, .form = "key: value", .rows = root_rows, .extra = root_extra,
+    .known = "listen, admin, limits, access, modules, routes"};
 
 /* A queue holds at least what began to be sent: a message, or a module's output. */
 static void queues_check(struct reader *r, const yaml_node_t *root)
@@ -508,6 +520,8 @@ static void root_read(struct reader *r, yaml_node_t *root)
     if (r->routes)
         reader_list_read(r, r->routes, &routes_list, c);
     queues_check(r, root);
+    if (c->listen_proxy && !c->access.n_trusted)
+        reader_fail(r, root, "proxy_protocol: yes needs access: {trusted: [addresses of proxies]}");
     c->root.cache = reader_resolve(r->file, c->root.cache);
     if (!reader_one_of(c->root.log_level,
                        (const char *const[]){"debug", "info", "warn", "error", NULL}))
@@ -535,6 +549,7 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     reader_defaults(&r, root_rows, &out->root);
     reader_defaults(&r, admin_rows, &out->admin);
     reader_defaults(&r, limit_rows, &out->limits);
+    reader_defaults(&r, config_access_rows, &out->access);
     if (yaml.n > FILE_MAX)
         return ERR_LIMIT;
     enum err e = reader_run(&r, reader_events_check);
@@ -548,8 +563,9 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
 
 void config_done(struct config *c)
 {
-    rows_free(root_rows, &c->root);
-    rows_free(admin_rows, &c->admin);
+    reader_rows_free(root_rows, &c->root);
+    reader_rows_free(admin_rows, &c->admin);
+    config_access_done(c);
     texts_free(c->listen, c->n_listen);
     for (uint32_t i = 0; i < c->n_modules; i++)
         module_free(&c->modules[i]);
@@ -581,6 +597,8 @@ enum err config_write_docs(struct buf *out)
     e = e ? e : docs_section(out, "Top level", root_rows);
     e = e ? e : docs_section(out, "admin", admin_rows);
     e = e ? e : docs_section(out, "limits", limit_rows);
+    e = e ? e : docs_section(out, "access", config_access_rows);
+    e = e ? e : docs_section(out, "jwt, of a route or a module", config_jwt_rows);
     e = e ? e : docs_section(out, "modules.NAME", module_rows);
     e = e ? e : docs_section(out, "modules.NAME.limits", module_limit_rows);
     return e;

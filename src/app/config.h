@@ -2,6 +2,7 @@
 #ifndef WEIR_CONFIG_H
 #define WEIR_CONFIG_H
 
+#include "base/address.h"
 #include "base/buf.h"
 #include "sys/sys.h"
 
@@ -21,6 +22,22 @@ struct config_admin {
 struct config_limits {
     CONFIG_LIMITS(CFG)
 };
+struct config_access {
+    CONFIG_ACCESS(CFG)
+    struct address_block *trusted; /* proxies that may say for whom they speak */
+    uint32_t n_trusted;
+};
+enum config_token { TOKEN_HEADER, TOKEN_SUBPROTOCOL, TOKEN_COOKIE, TOKEN_QUERY };
+struct config_source {
+    enum config_token kind;
+    char *name; /* of a cookie, of a query's parameter */
+};
+struct config_jwt {
+    CONFIG_JWT(CFG)
+    unsigned line;
+    struct config_source *from;
+    uint32_t n_from;
+};
 struct config_module_limits {
     CONFIG_MODULE_LIMITS(CFG)
 };
@@ -29,6 +46,7 @@ struct config_module {
     char *name;
     unsigned line;
     uint64_t allow; /* bits of enum guest_host */
+    uint32_t jwt;   /* as a route's, for /api/exec */
     char **env;     /* "NAME=value" */
     uint32_t n_env;
     struct config_module_limits limits;
@@ -49,14 +67,19 @@ struct config_route {
     char *space;       /* of topics; NULL: the module's, or "public" */
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
+    uint32_t jwt; /* whose token it takes: config.jwts[jwt - 1]; 0: none */
 };
 
 struct config {
     struct config_root root;
     struct config_admin admin;
     struct config_limits limits;
+    struct config_access access;
+    struct config_jwt *jwts;
+    uint32_t n_jwts;
     char **listen; /* addresses */
     uint32_t n_listen;
+    uint32_t listen_proxy; /* bits of those that speak the PROXY protocol */
     struct config_module *modules;
     uint32_t n_modules;
     struct config_route *routes;
@@ -83,6 +106,12 @@ static inline bool config_module_added(const struct config_module *m)
     return !*m->path;
 }
 enum { CONFIG_WORDS_MAX = 100 }; /* of those words */
+/* Keys that were read from key_files: as bytes that another process can be handed, and back.
+ * false: they are not those of this configuration. */
+void config_key_set(struct config *c, uint32_t jwt, struct slice key);
+enum err config_keys_write(const struct config *c, struct buf *out) MUST_USE;
+bool config_keys_read(struct config *c, struct slice keys) MUST_USE;
+enum { CONFIG_KEY_MAX = 8192 };
 /* A value of a module's `env:`; NULL: there is none. */
 const char *config_env_get(const struct config_module *m, struct slice name);
 enum err config_write_docs(struct buf *out) MUST_USE;

@@ -204,6 +204,16 @@ char *reader_resolve(const char *file, char *path)
     return out;
 }
 
+bool reader_yes(struct reader *r, const yaml_node_t *value, const char *key)
+{
+    char *word = reader_expand(r, value);
+    bool yes = word && reader_one_of(word, (const char *const[]){"yes", "true", "on", NULL});
+    if (word && !yes && !reader_one_of(word, (const char *const[]){"no", "false", "off", NULL}))
+        reader_fail(r, value, "%s is yes or no", key);
+    free(word);
+    return yes;
+}
+
 bool reader_one_of(const char *s, const char *const *words)
 {
     for (; *words; words++)

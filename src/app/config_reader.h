@@ -30,6 +30,7 @@ struct reader {
     size_t values;       /* their bytes until now */
     yaml_node_t *routes; /* read last: they name modules */
     bool target;         /* the route that is read has websocket or http */
+    bool proxy;          /* the listener that is read has proxy_protocol */
 };
 
 /* Says a problem. Past 100 a last line tells that there are more, and reading ends. */
@@ -77,7 +78,15 @@ void reader_list_read(struct reader *r, yaml_node_t *list, const struct reader_l
 /* Grows *array of *n elements by one zeroed element. */
 void *reader_grow(void *array, uint32_t *n, size_t size);
 void reader_text_add(struct reader *r, const yaml_node_t *item, char ***out, uint32_t *n);
-char *reader_resolve(const char *file, char *path);          /* against file's folder; takes path */
+char *reader_resolve(const char *file, char *path); /* against file's folder; takes path */
+bool reader_yes(struct reader *r, const yaml_node_t *value, const char *key); /* yes or no */
+void reader_rows_free(const struct reader_row *row, void *base);
 bool reader_one_of(const char *s, const char *const *words); /* up to a NULL */
+
+/* config_access.c: access, and jwt of a route or module. */
+extern const struct reader_row config_access_rows[], config_jwt_rows[];
+void config_access_read(struct reader *r, yaml_node_t *value, struct config *c);
+void config_jwt_read(struct reader *r, yaml_node_t *value, uint32_t *jwt);
+void config_access_done(struct config *c);
 
 #endif

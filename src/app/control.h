@@ -4,6 +4,7 @@
  *     START {restarts, its PSS and whom to
  *            run as} + configuration    ---->
  *     LISTENER {admin} + socket         ---->          for each
+ *     KEYS + those of key_files         ---->          where there are any
  *     MODULE {index} + compiled code    ---->          for each, one at a time
  *                                       <----         LOADED {index}, or REFUSED {index, why}
  *     SERVE                             ---->
@@ -55,7 +56,8 @@ enum control_kind {
     CONTROL_CHANGED,
     CONTROL_ADD,
     CONTROL_REMOVE,
-    CONTROL_FREED
+    CONTROL_FREED,
+    CONTROL_KEYS
 };
 enum { CONTROL_TEXT = 16 << 10 };
 

@@ -1,6 +1,7 @@
 /* What host functions of weir_v1 answer (tbl/host.def): they read what the event may see, and
  * append effects to it. */
 #include "app/gateway.h"
+#include "app/jwt.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
@@ -240,7 +241,8 @@ OP(req_get)
     enum { METHOD, PATH, QUERY, HEADER, HEADERS, PEER, SUBPROTOCOLS, CLAIM, FIELDS };
     struct event *ev = event_of(call);
     const struct http_exchange *ex = ev->ex;
-    struct sys_address peer;
+    struct address peer;
+    char text[ADDRESS_TEXT];
     struct slice found = SLICE_NONE;
     if (!ex || a[0].v >= FIELDS)
         return ex ? INVALID : ABSENT;
@@ -262,14 +264,20 @@ OP(req_get)
                          r->head_len - r->fields[0].name.off - 2u);
         break;
     case PEER:
-        if (ev->conn->fd < 0 || sys_peer(ev->conn->fd, &peer) < 0)
+        if (!access_client(ev->gw, ev->conn, ex, &peer))
             return ABSENT;
-        found = slice_str(peer.text);
+        address_write(&peer, text);
+        found = slice_str(text);
         break;
     case SUBPROTOCOLS:
         return fields_join(ex, SLICE("sec-websocket-protocol"), &a[2]);
-    default: /* a claim of a token: there is none */
-        break;
+    default: {
+        int64_t n = -1;
+        if (ex->claims.len)
+            n = jwt_claim(http_span_slice(ex->head, ex->claims), guest_bytes(&a[1]), a[2].p,
+                          a[2].n);
+        return n < 0 ? ABSENT : n;
+    }
     }
     return found.p ? copy_out(found, &a[2]) : ABSENT;
 }
@@ -322,7 +330,7 @@ OP(resp_header)
         !event_field_valid(name, value))
         return INVALID;
     if (slice_eq_nocase(name, SLICE("sec-websocket-protocol"))) {
-        if (!handshake || ev->chose_protocol ||
+        if (!handshake || ev->chose_protocol || access_is_token(value) ||
             !http_field_list_has(&ev->ex->req, ev->ex->head, name, value))
             return INVALID;
         ev->chose_protocol = true;

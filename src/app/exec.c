@@ -257,7 +257,7 @@ static enum err check(const struct http_exchange *ex, const struct guest_functio
 void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice rest)
 {
     struct guest_module *m = NULL;
-    struct slice fields = SLICE_NONE;
+    struct slice fields = SLICE_NONE, refused = SLICE_NONE;
     struct weir_value values[WEIR_VALUES_MAX];
     char detail[640] = "";
     const struct guest_function *f = find(gw, c, rest, &m);
@@ -274,13 +274,15 @@ void exec_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, 
         return;
     }
     enum err e = check(ex, f, m, &fields);
+    e = e ? e : access_token(gw, c, ex, gw->config.modules[m->number].jwt, &fields, &refused);
     e = e || runs ? e : arguments(ex, f, values, detail);
     struct event *ev = NULL;
     if (!e)
         ev = runs ? event_new(gw, c, GUEST__start, m, m->exports[GUEST__start])
                   : event_new(gw, c, GUEST_EXPORTS, m, f->entry);
     if (!ev) {
-        http_exchange_fail(&gw->http, c, e ? e : ERR_NO_MEMORY, fields, slice_str(detail));
+        http_exchange_fail(&gw->http, c, e ? e : ERR_NO_MEMORY, fields,
+                           refused.n ? refused : slice_str(detail));
         return;
     }
     ev->ex = ex;

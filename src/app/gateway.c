@@ -41,6 +41,12 @@ static void guest_request(struct gateway *gw, struct conn *c, struct http_exchan
     const struct config_route *r = &gw->config.routes[route];
     struct guest_module *m = gateway_module(gw, (uint32_t)r->module, c);
     size_t n = strlen(r->path);
+    struct slice fields = SLICE_NONE, detail = SLICE_NONE;
+    enum err e = access_token(gw, c, ex, r->jwt, &fields, &detail);
+    if (e) {
+        http_exchange_fail(&gw->http, c, e, fields, detail);
+        return;
+    }
     enum guest_export kind = m->exports[GUEST_on_http] ? GUEST_on_http : GUEST__start;
     struct event *ev = event_new(gw, c, kind, m, m->exports[kind]);
     if (!ev) {
@@ -128,7 +134,8 @@ static void accept_pause(struct gateway *gw, struct listener *l)
     wheel_set(&gw->loop.wheel, &l->timer, ACCEPT_PAUSE_MS);
 }
 
-static void refuse_full(int fd, enum err why)
+/* 503 for whatever reason: a 429 would have to tell the time (RFC 9110 6.6.1). */
+static void refuse(int fd, enum err why)
 {
     struct slice full = SLICE("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
                               "Connection: close\r\nContent-Length: 0\r\n\r\n");
@@ -139,7 +146,7 @@ static void refuse_full(int fd, enum err why)
     uint8_t drop[4096];
     for (int i = 0; i < REFUSED_READS && sys_recv(fd, drop, sizeof(drop)) > 0; i++)
         ;
-    if (sys_send(fd, full) < 0)
+    if (why != ERR_PROXY && sys_send(fd, full) < 0)
         metrics.sends_skipped_total++;
     sys_close(fd);
 }
@@ -148,7 +155,8 @@ static void refuse_full(int fd, enum err why)
 static uint32_t places_taken(const struct gateway *gw, bool admin)
 {
     const uint32_t *speaking = gw->net.speaking;
-    return admin ? speaking[PROTOCOL_ADMIN] : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS];
+    return admin ? speaking[PROTOCOL_ADMIN]
+                 : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS] + speaking[PROTOCOL_PROXY];
 }
 
 static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -166,16 +174,26 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
             continue; /* that one has gone already */
         bool admin = l->server == &gw->admin;
         uint64_t most = admin ? ADMIN_CONNECTIONS : gw->config.limits.connections;
+        uint32_t peer = 0;
         enum err why = places_taken(gw, admin) >= most        ? ERR_CONNECTIONS
                        : !admin && !mem_room(MEM_BUFFER, CONNECTION_ROOM) ? ERR_NO_MEMORY
                                                               : ERR_NONE;
+        if (!why && !admin)
+            why = access_accept(gw, l->proxy, fd, &peer);
         if (why) {
-            refuse_full(fd, why);
+            refuse(fd, why);
             continue;
         }
-        struct conn *c = conn_open(&gw->net, fd, admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
-        if (c)
-            http_server_open(l->server, c);
+        struct conn *c = conn_open(&gw->net, fd,
+                                   admin      ? PROTOCOL_ADMIN
+                                   : l->proxy ? PROTOCOL_PROXY
+                                              : PROTOCOL_HTTP);
+        if (!c) {
+            peers_leave(&gw->peers, peer);
+            continue;
+        }
+        c->peer = peer;
+        http_server_open(l->server, c); /* a PROXY header has as long as a request's head */
     }
 }
 
@@ -196,6 +214,7 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
     }
     struct listener *l = &gw->listeners[gw->n_listeners++];
     *l = (struct listener){.fd = fd, .server = admin ? &gw->admin : &gw->http};
+    l->proxy = !admin && gw->config.listen_proxy >> (gw->n_listeners - 1) & 1;
     l->timer.kind = LOOP_LISTENER;
     if (sys_poller_add(gw->loop.poller, fd, SYS_IN, listener_data(gw, l)) < 0)
         return ERR_SYS;
@@ -482,6 +501,8 @@ void gateway_drain(struct gateway *gw)
         if (c->protocol == PROTOCOL_WS)
             ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING),
                           slice_str(err_text(ERR_DRAINING)), CLOSE_SHUTDOWN);
+        else if (c->protocol == PROTOCOL_PROXY)
+            conn_close(&gw->net, c, CLOSE_SHUTDOWN);
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
             end_idle(gw, c);
     }
@@ -494,6 +515,7 @@ void gateway_done(struct gateway *gw)
     for (unsigned i = 0; i < gw->n_listeners; i++)
         sys_close(gw->listeners[i].fd);
     sys_close(gw->reserve);
+    access_done(gw);
     timers_done(&gw->timers);
     topics_done(&gw->topics);
     ws_server_done(&gw->ws);

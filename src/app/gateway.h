@@ -9,6 +9,7 @@
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
  *   topics_api.c   what it says about topics, and publishes
+ *   access.c     addresses, their limits, tokens
  *   modules.c    versions of modules: loading, swapping, unloading
  *   modules_api.c  what the admin listener says and does about them
  */
@@ -24,14 +25,15 @@
 #include "hub/kv.h"
 #include "hub/timers.h"
 #include "hub/topics.h"
+#include "net/peers.h"
 #include "ws/ws_conn.h"
 
-enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS };
+enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS, PROTOCOL_PROXY };
 
 struct listener {
     int fd;
     struct http_server *server;
-    bool paused;
+    bool paused, proxy; /* proxy: what comes begins with a PROXY header */
     struct timer timer; /* ends a pause */
 };
 enum { LISTENERS_MAX = 16 };
@@ -53,6 +55,12 @@ struct module_state {
     bool going; /* removed, or refused at its first: freed with its last event */
 };
 
+/* Of a connection: whom a proxy has named. */
+struct proxied {
+    struct address address;
+    uint32_t generation;
+};
+
 struct gateway {
     struct config config;
     struct loop loop;
@@ -65,6 +73,9 @@ struct gateway {
     struct list replaced; /* versions that are to be unloaded */
     struct list jobs;     /* changes of modules that were asked for; the first one runs */
     uint32_t n_jobs;
+    struct peers peers;
+    struct proxied **proxied; /* by slots, in chunks; NULL: no listener speaks PROXY */
+    struct jwt *jwts;         /* as config.jwts */
     struct topics topics;
     struct timers timers;
     struct buf drains;           /* ids of connections that on_ws_drain is to be told of */
@@ -128,6 +139,28 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* tak
  * drain time is over. */
 void gateway_drain(struct gateway *gw);
 void gateway_done(struct gateway *gw);
+
+/* access.c */
+/* Makes ready what the configuration asks for; before the worker is caged. false: said. */
+bool access_init(struct gateway *gw) MUST_USE;
+void access_done(struct gateway *gw);
+/* Whether who connects may; *peer: for conn.peer. */
+enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer) MUST_USE;
+/* Whose request it is. false: nobody knows any more. */
+bool access_client(const struct gateway *gw, const struct conn *c, const struct http_exchange *ex,
+                   struct address *out);
+/* Takes a handshake from what the client may do in a second. */
+enum err access_handshake(struct gateway *gw, struct conn *c,
+                          const struct http_exchange *ex) MUST_USE;
+/* Counts what becomes a WebSocket to the client that a proxy spoke for. */
+enum err access_join(struct gateway *gw, struct conn *c, const struct http_exchange *ex) MUST_USE;
+/* Whether the request has the token that config.jwts[number - 1] asks for (0: none), whose claims
+ * are in ex then. Else fields and detail are for the answer. */
+enum err access_token(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint32_t number,
+                      struct slice *fields, struct slice *detail) MUST_USE;
+/* Of an offered subprotocol: whether it is bearer.TOKEN, which is nobody's to choose. */
+#define ACCESS_BEARER SLICE("bearer.")
+bool access_is_token(struct slice protocol);
 
 /* upgrade.c */
 void upgrade_init(struct gateway *gw);

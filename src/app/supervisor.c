@@ -7,6 +7,7 @@
 
 #include "app/changes.h"
 #include "app/gateway.h"
+#include "app/jwt.h"
 #include "base/log.h"
 #include "loop/loop.h"
 #include "sys/sys_cage.h"
@@ -14,6 +15,7 @@
 enum { CONFIG_MAX = 1 << 20, LOG_CARRY = 16 << 10 };
 /* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_FORGET_MS = 10000 };
+enum { CHECK_MAX_MS = 3600000 };
 enum { START_MAX_MS = 30000 };                    /* for a worker to be ready */
 enum { KILL_AFTER_MS = 2000, LOG_RETRY_MS = 20 }; /* after the drain time; when stderr is full */
 
@@ -21,7 +23,7 @@ struct supervisor {
     const char *file;
     struct config config;
     struct loop loop;
-    int yaml;                     /* sealed memfd */
+    int yaml, keys;               /* sealed memfds; keys: -1 where there are none */
     int listeners[LISTENERS_MAX]; /* the last one is the admin's */
     unsigned n_listeners;
     struct changes changes;
@@ -183,12 +185,21 @@ static void module_send(struct supervisor *s, uint32_t i)
         control_send(s->control, CONTROL_SERVE, 0, "", -1);
 }
 
+/* The program of workers: this one, or the one beside it that has libcrypto. */
+static void program_path(const struct supervisor *s, char out[SYS_PATH_MAX])
+{
+    static const char suffix[] = "-crypto";
+    ssize_t n = sys_self_path(out, SYS_PATH_MAX - sizeof(suffix));
+    if (n > 0 && s->config.n_jwts && !jwt_built)
+        memcpy(out + n, suffix, sizeof(suffix));
+}
+
 static void worker_start(struct supervisor *s)
 {
     int pair[2];
     const char *argv[] = {"weir", "worker", NULL};
-    char self[4096];
-    sys_self_path(self, sizeof(self));
+    char self[SYS_PATH_MAX];
+    program_path(s, self);
     s->started_ms = s->loop.now_ms;
     wheel_set(&s->loop.wheel, &s->restart, BACKOFF_MAX_MS); /* unless one is started */
     if (sys_control_pair(pair) < 0)
@@ -216,6 +227,8 @@ static void worker_start(struct supervisor *s)
     control_send(s->control, CONTROL_START, s->restarts, words, s->yaml);
     for (unsigned i = 0; i < s->n_listeners; i++)
         control_send(s->control, CONTROL_LISTENER, i + 1 == s->n_listeners, "", s->listeners[i]);
+    if (s->keys >= 0)
+        control_send(s->control, CONTROL_KEYS, 0, "", s->keys);
     module_send(s, 0);
 }
 
@@ -363,6 +376,39 @@ static void on_restart(void *arg, struct timer *t)
 
 /* ---- start ---- */
 
+/* The files of keys; what is wrong is said. */
+static bool keys_read(struct supervisor *s)
+{
+    struct config *c = &s->config;
+    struct buf keys;
+    bool any = false, ok = true;
+    s->keys = -1;
+    for (uint32_t i = 0; i < c->n_jwts; i++) {
+        struct slice key;
+        if (!*c->jwts[i].key_file)
+            continue;
+        enum err e = sys_file_read(c->jwts[i].key_file, CONFIG_KEY_MAX, &key);
+        if (e) {
+            fprintf(stderr, "%s:%u: key_file: %s: %s\n", s->file, c->jwts[i].line,
+                    c->jwts[i].key_file, e == ERR_LIMIT ? "larger than 8 KiB" : strerror(errno));
+        } else {
+            size_t n = key.n && key.p[key.n - 1] == '\n' ? key.n - 1 : key.n;
+            config_key_set(c, i, slice_of(key.p, n)); /* an editor's last line end is no secret */
+            mem_free((void *)(uintptr_t)key.p, key.n ? key.n : 1);
+        }
+        ok = ok && !e;
+        any = true;
+    }
+    buf_init(&keys, UINT32_MAX);
+    if (ok && any) {
+        s->keys = config_keys_write(c, &keys) ? -ENOMEM
+                                              : sys_memfd_sealed("keys", buf_slice(&keys));
+        ok = s->keys >= 0;
+    }
+    buf_done(&keys);
+    return ok;
+}
+
 static bool configure(struct supervisor *s, const char *file)
 {
     struct log_output output = {sys_log_write, sys_wall_ms};
@@ -379,7 +425,12 @@ static bool configure(struct supervisor *s, const char *file)
     mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
     if (s->yaml < 0)
         fprintf(stderr, "%s:1: memfd: %s\n", file, strerror(-s->yaml));
-    return s->yaml >= 0;
+    char path[SYS_PATH_MAX];
+    program_path(s, path);
+    bool there = sys_file_exists(path);
+    if (!there)
+        fprintf(stderr, "%s:1: a jwt needs the program %s\n", file, path);
+    return s->yaml >= 0 && there && keys_read(s);
 }
 
 /* Loads a module as a worker would, for its reasons against it. */
@@ -402,6 +453,40 @@ static bool module_check(struct supervisor *s, struct guests *g, uint32_t i)
     return !e;
 }
 
+/* `weir check` by the program that has libcrypto. */
+static int check_elsewhere(const struct supervisor *s)
+{
+    char path[SYS_PATH_MAX];
+    const char *const argv[] = {"weir", "check", s->file, NULL};
+    struct sys_exit end;
+    program_path(s, path);
+    pid_t pid = sys_spawn(path, argv, -1, -1);
+    if (pid < 0)
+        fprintf(stderr, "%s:1: %s: %s\n", s->file, path, strerror(-pid));
+    bool ended = pid > 0 && sys_wait_for(pid, CHECK_MAX_MS, &end);
+    return ended && !end.signal ? end.code : EXIT_FAILURE;
+}
+
+static bool keys_check(const struct supervisor *s)
+{
+    struct buf why;
+    bool ok = true;
+    buf_init(&why, 1024);
+    for (uint32_t i = 0; i < s->config.n_jwts; i++) {
+        struct jwt j;
+        bool fits = jwt_open(&j, &s->config.jwts[i], &why) == ERR_NONE;
+        if (fits)
+            jwt_done(&j);
+        else
+            fprintf(stderr, "%s:%u: %.*s\n", s->file, s->config.jwts[i].line, (int)why.len,
+                    (const char *)why.p);
+        buf_clear(&why, 1024);
+        ok = ok && fits;
+    }
+    buf_done(&why);
+    return ok;
+}
+
 int supervisor_check(const char *file)
 {
     struct supervisor *s = &supervisor;
@@ -410,8 +495,11 @@ int supervisor_check(const char *file)
     const uint64_t now_ns = 0;
     if (!configure(s, file))
         return EXIT_FAILURE;
+    if (s->config.n_jwts && !jwt_built)
+        return check_elsewhere(s);
     bool ok = user_find(s, false);
     ok = changes_open(&s->changes, &s->config, file, &s->loop) && ok;
+    ok = keys_check(s) && ok;
     for (uint32_t i = 0; i < s->config.n_modules; i++)
         gateway_limits_raise(&limits, &s->config.modules[i].limits);
     guests_init(&guests, &limits, &event_ops, &now_ns);

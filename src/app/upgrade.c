@@ -257,6 +257,11 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
     bool deflate = !extension_choose(route, ex, &offer) && offer.taken &&
                    ws_server_deflate(&gw->ws);
     char accept[29];
+    enum err e = access_join(gw, c, ex);
+    if (e) {
+        http_exchange_fail(&gw->http, c, e, SLICE_NONE, SLICE_NONE);
+        return;
+    }
     ws_accept_key(http_exchange_field(ex, SLICE("sec-websocket-key")), accept);
     metrics.http_requests_total++;
     bool ok = conn_write(&gw->net, c, slice_of(head, sizeof(head) - 1), slice_of(accept, 28));
@@ -271,11 +276,16 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
     enum err joined = ERR_NONE;
     if (route->handler == HANDLER_PUBSUB)
         joined = topics_join(&gw->topics, c, public_space(route), topic);
+    struct address client;
+    char peer[ADDRESS_TEXT] = "";
+    if (log_wants(LOG_connection_open) && access_client(gw, c, ex, &client))
+        address_write(&client, peer);
     struct http_exchange *kept = http_exchange_detach(c);
     ws_conn_start(&gw->ws, c, PROTOCOL_WS, deflate);
     if (log_begin(LOG_connection_open)) {
         log_id("conn_id", conn_id(c));
         log_text("path", slice_str(route->path));
+        log_text("peer", slice_str(peer));
         log_end();
     }
     if (ok)
@@ -308,7 +318,10 @@ static enum err handshake_check(const struct http_exchange *ex, const struct con
 
 void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route)
 {
-    enum err e = handshake_check(ex, &gw->config.routes[route]);
+    struct slice fields = SLICE_NONE, detail = SLICE_NONE;
+    enum err e = access_handshake(gw, c, ex);
+    e = e ? e : handshake_check(ex, &gw->config.routes[route]);
+    e = e ? e : access_token(gw, c, ex, gw->config.routes[route].jwt, &fields, &detail);
     c->route = route;
     struct guest_module *m = upgrade_module(gw, c);
     if (!e && gw->config.routes[route].handler == HANDLER_PUBSUB &&
@@ -319,9 +332,9 @@ void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     if (!e && m && guests_full(&gw->guests, m))
         e = ERR_GUEST_BUSY; /* before the 101: a client can try again later */
     if (e) {
-        struct slice fields = e == ERR_WS_VERSION ? SLICE("Sec-WebSocket-Version: 13\r\n")
-                                                  : SLICE_NONE;
-        http_exchange_fail(&gw->http, c, e, fields, SLICE_NONE);
+        if (e == ERR_WS_VERSION)
+            fields = SLICE("Sec-WebSocket-Version: 13\r\n");
+        http_exchange_fail(&gw->http, c, e, fields, detail);
         return;
     }
     if (!entry_of(m, GUEST_on_ws_handshake)) {

@@ -59,6 +59,17 @@ static bool load(struct gateway *gw, uint32_t i, int fd, const char *versions)
     return sent;
 }
 
+static bool keys_take(struct config *c, int fd)
+{
+    struct slice keys;
+    enum err e = sys_fd_read(fd, (size_t)c->n_jwts * (CONFIG_KEY_MAX + 1), &keys);
+    sys_close(fd);
+    bool ok = !e && config_keys_read(c, keys);
+    if (!e)
+        mem_free((void *)(uintptr_t)keys.p, keys.n ? keys.n : 1);
+    return ok;
+}
+
 /* All that comes before SERVE. *stop: it was told to end before. */
 static bool prepare(struct gateway *gw, bool *stop)
 {
@@ -73,6 +84,8 @@ static bool prepare(struct gateway *gw, bool *stop)
             ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_ADD && configured)
             modules_add(gw, m.number, m.text);
+        else if (m.kind == CONTROL_KEYS && configured)
+            ok = keys_take(&gw->config, fd);
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
                  m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd, m.text);
@@ -238,7 +251,7 @@ int worker_main(void)
         log_end();
     }
     modules_foresee(gw);
-    if (!promise(gw) || !become_user(&gw->config.run_as))
+    if (!access_init(gw) || !promise(gw) || !become_user(&gw->config.run_as))
         return EXIT_FAILURE;
     const uid_t uid = getuid();
     const gid_t gid = getgid();

@@ -259,6 +259,7 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
     ex->head = p;
     ex->body = SLICE_NONE;
     ex->own.max = 0;
+    ex->claims.len = 0;
     ex->complete = false;
     c->detail = ex;
     if (ex->req.has_length && ex->req.length > s->limits.body)

@@ -30,7 +30,8 @@ struct http_exchange {
     struct slice body;
     struct buf own; /* head and body, once they outlive their input */
     struct http_chunked chunked;
-    bool complete; /* request() was called */
+    bool complete;           /* request() was called */
+    struct http_span claims; /* of the token that was checked; its base64url; len 0: none */
     struct http_request req;
 };
 

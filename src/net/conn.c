@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "net/peers.h"
+
 #define NO_CONN UINT32_MAX
 
 static uint64_t poll_data(const struct conn *c)
@@ -436,6 +438,8 @@ static bool phase_reap(void *arg)
             list_put(net, &net->closing, c);
         else if (!c->holds && !c->listed) {
             net->speaking[c->protocol]--;
+            if (c->peer)
+                peers_leave(net->peers, c->peer);
             pool_free(&net->conns, c);
         }
     }

@@ -79,6 +79,7 @@ struct conn {
         uint16_t scanned;    /* HTTP: bytes of an incomplete head that were looked at */
         uint16_t close_code; /* WebSocket: as received or sent */
     };
+    uint32_t peer;       /* of net->peers; 0: it is not counted */
     struct buf *saved;   /* input that was not taken yet */
     struct sendq *queue; /* output that the socket did not take; never empty */
     void *detail;        /* the protocol's, while something is in progress */
@@ -109,6 +110,7 @@ struct conn_list { /* first in, first out; through conn.next */
 
 struct net {
     struct loop *loop;
+    struct peers *peers; /* whom connections with a peer are counted to; set by the owner */
     struct net_limits limits;
     struct conn_protocol protocols[NET_PROTOCOLS];
     struct pool conns;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "base/address.h"
 #include "base/base.h"
 
 /* Poller; `data` comes back with the event. Level-triggered, unless SYS_EDGE is wanted: then an
@@ -33,7 +34,7 @@ int sys_listen(const char *host, uint16_t port);
 int sys_accept(int listener); /* TCP_NODELAY set */
 /* A blocking connection whose reads and writes give up after a time. */
 int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms);
-int sys_peer(int fd, struct sys_address *out);
+int sys_peer(int fd, struct address *out);
 int sys_local(int fd, struct sys_address *out);
 ssize_t sys_recv(int fd, void *p, size_t n);
 ssize_t sys_send(int fd, struct slice a);

@@ -161,6 +161,35 @@ routes:
 }
 
 
+V2 = b"\r\n\r\n\0\r\nQUIT\n"
+ACCESS = {
+    "v1": b"PPROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\nGET",
+    "v1-six": b"PPROXY TCP6 2001:db8::1 ::1 65535 0\r\n",
+    "v1-unknown": b"PPROXY UNKNOWN x y z\r\n",
+    "v1-long": b"PPROXY UNKNOWN " + b"x" * 100 + b"\r\n",
+    "v1-odd": b"PPROXY TCP4 1.2.3.4  1.2.3.4 01 99999\r\n",
+    "v2": b"P" + V2 + b"\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\x13\x88\0\x50GET",
+    "v2-six": b"P" + V2 + b"\x21\x21\0\x24" + bytes(range(36)),
+    "v2-tlv": b"P" + V2 + b"\x21\x11\0\x14\1\2\3\4\1\2\3\4\0\1\0\2\3\0\4abcd\4",
+    "v2-local": b"P" + V2 + b"\x20\0\0\0",
+    "v2-long": b"P" + V2 + b"\x21\x11\xff\xff",
+    "forwarded": b"F192.0.2.1, 10.0.0.2:80 ,\t[fd00::1]:5",
+    "forwarded-many": b"F1.2.3.4" + b",10.0.0.1" * 50,
+    "forwarded-odd": b"F,,x, [::1, ::ffff:10.1.2.3",
+    "block": b"F10.0.0.0/8",
+    "block-six": b"F2001:db8::/32",
+    "token": b"TeyJhbGciOiJIUzI1NiJ9.eyJleHAiOjJ9.AAAA",
+    "token-none": b"TeyJhbGciOiJub25lIn0.eyJleHAiOjJ9.",
+    "token-dots": b"T..",
+    "signed": b'S{"alg":"HS256"}\0{"exp":9e9,"sub":"ann","nbf":0}',
+    "signed-odd": b'S{"alg":"HS256","typ":"at+jwt"}\0{"exp":1000,"sub":[1,{"a":1.5e300}],"x":"\\u00e9"}',
+    "signed-deep": b'S{"alg":"HS256"}\0{"exp":9e9,"a":' + b"[" * 17 + b"]" * 17 + b"}",
+    "signed-twice": b'S{"alg":"HS256"}\0{"exp":9e9,"exp":1}',
+    "signed-crit": b'S{"alg":"HS256","crit":[]}\0{"exp":9e9}',
+    "signed-not-json": b'S{"alg":"HS256"}\0{"exp":9e9',
+}
+
+
 def main():
     made = {}
     for name, where, data in http():
@@ -173,6 +202,8 @@ def main():
         made[f"ws_deflate/{name}"] = data
     for name, text in CONFIGS.items():
         made[f"config/{name}"] = text.encode()
+    for name, data in ACCESS.items():
+        made[f"access/{name}"] = data
     for name, data in made.items():
         path = HERE / name
         path.parent.mkdir(parents=True, exist_ok=True)

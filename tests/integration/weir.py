@@ -145,8 +145,10 @@ class Closed(AssertionError):
 class Raw:
     """A TCP connection that sends exactly what it is told to."""
 
-    def __init__(self, port, timeout=8.0, rcvbuf=None):
+    def __init__(self, port, timeout=8.0, rcvbuf=None, source=None):
         self.sock = socket.socket()
+        if source:
+            self.sock.bind((source, 0))
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(timeout)
@@ -638,7 +640,7 @@ class Weir:
             self.proc.kill()
             self.proc.wait(10)
         for pid in pids:
-            if comm(pid) in ("weir", "weirc", "weir-worker"):
+            if comm(pid) in ("weir", "weirc", "weir-crypto"):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:

@@ -287,7 +287,7 @@ static void unknown_and_repeated_keys_are_named(void **state)
         {"admin: {adress: x}", "did you mean address?"},
         {"modules: {m: {pth: x}}", "did you mean path?"},
         {"modules: {m: {path: x, limits: {memmory: 1}}}", "did you mean memory?"},
-        {"zzz: 1", "unknown key: zzz; known here: listen, admin, limits, modules, routes"},
+        {"zzz: 1", "unknown key: zzz; known here: listen, admin, limits, access, modules, routes"},
         {"routes: [{path: /a, websocket: {modul: x}}]", "unknown key: modul; known here: module"},
         {"routes: [{path: /a, http: {handler: echo}}]", "unknown key: handler"},
         {"listen: [{port: 80}]", "unknown key: port; known here: address"},

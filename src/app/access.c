@@ -1,0 +1,340 @@
+/* Who may come in, and for whom he speaks: addresses by the PROXY protocol and X-Forwarded-For,
+ * their limits, and tokens. docs/ACCESS.md says it in full.
+ *
+ *   the peer      the other end of the TCP connection
+ *   the address   of a connection: the peer's, or what a trusted peer's PROXY header says
+ *   the client    of a request: the address, or what trusted ones say in X-Forwarded-For
+ */
+#include "app/gateway.h"
+#include "app/jwt.h"
+#include "base/log.h"
+#include "net/proxy.h"
+
+enum { CHECK_ROOM = 256 << 10 }; /* more than a token's JSON takes */
+enum { PEERS_IDLE = 4096 };      /* addresses that have nothing open and are remembered */
+
+static bool trusted(const struct gateway *gw, const struct address *a)
+{
+    return address_in(a, gw->config.access.trusted, gw->config.access.n_trusted);
+}
+
+/* ---- connections ---- */
+
+enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer)
+{
+    struct address a;
+    *peer = 0;
+    if (!proxy && !gw->config.access.connections_per_ip)
+        return ERR_NONE;
+    bool known = sys_peer(fd, &a) == 0;
+    if (proxy)
+        return known && trusted(gw, &a) ? ERR_NONE : ERR_PROXY;
+    if (!known || trusted(gw, &a))
+        return ERR_NONE; /* it has gone, or may speak for many */
+    *peer = peers_join(&gw->peers, &a);
+    return *peer ? ERR_NONE : ERR_PEER_CONNECTIONS;
+}
+
+static bool address_of(const struct gateway *gw, const struct conn *c, struct address *out)
+{
+    if (c->fd < 0)
+        return false;
+    const struct proxied *chunk = gw->proxied ? gw->proxied[c->slot.index / POOL_CHUNK] : NULL;
+    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
+    if (p && p->generation == c->slot.generation) {
+        *out = p->address;
+        return true;
+    }
+    return sys_peer(c->fd, out) == 0;
+}
+
+/* Remembers whom a proxy has named. false: no memory. */
+static bool address_set(struct gateway *gw, const struct conn *c, const struct address *a)
+{
+    const size_t n = POOL_CHUNK * sizeof(struct proxied);
+    struct proxied **chunk = &gw->proxied[c->slot.index / POOL_CHUNK];
+    if (!*chunk && (*chunk = mem_alloc(n)) != NULL)
+        memset(*chunk, 0, n);
+    if (*chunk)
+        (*chunk)[c->slot.index % POOL_CHUNK] = (struct proxied){*a, c->slot.generation};
+    return *chunk != NULL;
+}
+
+static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
+{
+    struct gateway *gw = owner;
+    struct proxy_header header;
+    enum proxy_state state = proxy_parse(p, n, &header);
+    if (state == PROXY_MORE)
+        return 0;
+    bool named = state == PROXY_DONE && header.known;
+    if (state == PROXY_BAD || (named && !address_set(gw, c, &header.client))) {
+        metrics.errors_total[state == PROXY_BAD ? ERR_PROXY : ERR_NO_MEMORY]++;
+        conn_close(&gw->net, c, state == PROXY_BAD ? CLOSE_PROTOCOL : CLOSE_NO_MEMORY);
+        return n;
+    }
+    conn_speak(&gw->net, c, PROTOCOL_HTTP);
+    http_server_open(&gw->http, c);
+    if (named && gw->config.access.connections_per_ip && !trusted(gw, &header.client)) {
+        c->peer = peers_join(&gw->peers, &header.client);
+        if (!c->peer) {
+            http_exchange_fail(&gw->http, c, ERR_PEER_CONNECTIONS, SLICE_NONE, SLICE_NONE);
+            return n;
+        }
+    }
+    return header.consumed;
+}
+
+static enum conn_ready proxy_ready(void *owner, struct conn *c)
+{
+    (void)owner, (void)c;
+    return CONN_ALWAYS;
+}
+
+static void proxy_timeout(void *owner, struct conn *c)
+{
+    struct gateway *gw = owner;
+    conn_close(&gw->net, c, CLOSE_REQUEST_TIMEOUT);
+}
+
+static bool proxy_closed(void *owner, struct conn *c)
+{
+    (void)owner, (void)c;
+    return true;
+}
+
+/* ---- clients ---- */
+
+bool access_client(const struct gateway *gw, const struct conn *c, const struct http_exchange *ex,
+                   struct address *out)
+{
+    const struct config_access *a = &gw->config.access;
+    unsigned hops = 0;
+    struct slice rest = SLICE("");
+    if (!address_of(gw, c, out))
+        return false;
+    for (uint32_t i = a->n_trusted ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
+        const struct http_field *f = &ex->req.fields[i];
+        if (slice_eq_nocase(http_span_slice(ex->head, f->name), SLICE("x-forwarded-for")))
+            rest = address_forwarded(http_span_slice(ex->head, f->value), a->trusted, a->n_trusted,
+                                     &hops, out);
+    }
+    return true;
+}
+
+/* Whether the client counts; *out is its address. */
+static bool counted(const struct gateway *gw, const struct conn *c, const struct http_exchange *ex,
+                    struct address *out)
+{
+    const struct config_access *a = &gw->config.access;
+    return (a->handshakes_per_ip || a->connections_per_ip) && access_client(gw, c, ex, out) &&
+           !trusted(gw, out);
+}
+
+enum err access_handshake(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
+{
+    struct address client;
+    bool may = !counted(gw, c, ex, &client) || peers_take(&gw->peers, &client, gw->loop.now_ms);
+    return may ? ERR_NONE : ERR_PEER_RATE;
+}
+
+enum err access_join(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
+{
+    struct address client;
+    if (c->peer || !gw->config.access.connections_per_ip || !counted(gw, c, ex, &client))
+        return ERR_NONE;
+    c->peer = peers_join(&gw->peers, &client);
+    return c->peer ? ERR_NONE : ERR_PEER_CONNECTIONS;
+}
+
+/* ---- tokens ---- */
+
+struct found {
+    struct slice token;
+    unsigned n;
+};
+
+static void found_add(struct found *f, struct slice token)
+{
+    f->token = token;
+    f->n++;
+}
+
+/* The values of NAME=value in a list: a query's, or a cookie's (RFC 6265 4.2.1). */
+static void pairs_find(struct slice list, uint8_t separator, struct slice name, struct found *f)
+{
+    while (list.n) {
+        const uint8_t *end = memchr(list.p, separator, list.n);
+        struct slice pair = slice_of(list.p, end ? (size_t)(end - list.p) : list.n);
+        list = slice_of(list.p + pair.n + (end != NULL), list.n - pair.n - (end != NULL));
+        while (separator == ';' && pair.n && pair.p[0] == ' ')
+            pair = slice_of(pair.p + 1, pair.n - 1);
+        if (pair.n > name.n && pair.p[name.n] == '=' && slice_eq(slice_of(pair.p, name.n), name))
+            found_add(f, slice_of(pair.p + name.n + 1, pair.n - name.n - 1));
+    }
+}
+
+/* What begins with a word, whatever its case. */
+static bool begins(struct slice s, struct slice word)
+{
+    return s.n >= word.n && slice_eq_nocase(slice_of(s.p, word.n), word);
+}
+
+static void protocols_find(struct slice list, struct found *f)
+{
+    while (list.n) {
+        const uint8_t *end = memchr(list.p, ',', list.n);
+        struct slice one = slice_of(list.p, end ? (size_t)(end - list.p) : list.n);
+        list = slice_of(list.p + one.n + (end != NULL), list.n - one.n - (end != NULL));
+        while (one.n && (one.p[0] == ' ' || one.p[0] == '\t'))
+            one = slice_of(one.p + 1, one.n - 1);
+        while (one.n && (one.p[one.n - 1] == ' ' || one.p[one.n - 1] == '\t'))
+            one.n--;
+        if (access_is_token(one))
+            found_add(f, slice_of(one.p + ACCESS_BEARER.n, one.n - ACCESS_BEARER.n));
+    }
+}
+
+bool access_is_token(struct slice protocol)
+{
+    return begins(protocol, ACCESS_BEARER);
+}
+
+static void header_find(struct slice value, struct found *f)
+{
+    struct slice scheme = SLICE("bearer ");
+    if (!begins(value, scheme))
+        return;
+    value = slice_of(value.p + scheme.n, value.n - scheme.n);
+    while (value.n && value.p[0] == ' ')
+        value = slice_of(value.p + 1, value.n - 1);
+    found_add(f, value);
+}
+
+/* In all fields of the source's header, or in the query. */
+static void source_find(const struct http_exchange *ex, const struct config_source *from,
+                        struct found *f)
+{
+    static const char *const headers[] = {[TOKEN_HEADER] = "authorization",
+                                          [TOKEN_SUBPROTOCOL] = "sec-websocket-protocol",
+                                          [TOKEN_COOKIE] = "cookie"};
+    if (from->kind == TOKEN_QUERY) {
+        pairs_find(http_span_slice(ex->head, ex->req.query), '&', slice_str(from->name), f);
+        return;
+    }
+    for (uint32_t i = 0; i < ex->req.n_fields; i++) {
+        struct slice value = http_span_slice(ex->head, ex->req.fields[i].value);
+        if (!slice_eq_nocase(http_span_slice(ex->head, ex->req.fields[i].name),
+                             slice_str(headers[from->kind])))
+            continue;
+        if (from->kind == TOKEN_HEADER)
+            header_find(value, f);
+        else if (from->kind == TOKEN_SUBPROTOCOL)
+            protocols_find(value, f);
+        else
+            pairs_find(value, ';', slice_str(from->name), f);
+    }
+}
+
+enum err access_token(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint32_t number,
+                      struct slice *fields, struct slice *detail)
+{
+    struct found f = {SLICE_NONE, 0};
+    struct slice claims;
+    struct address client;
+    if (!number)
+        return ERR_NONE;
+    const struct jwt *j = &gw->jwts[number - 1];
+    for (uint32_t i = 0; i < j->config->n_from; i++)
+        source_find(ex, &j->config->from[i], &f);
+    *fields = SLICE("WWW-Authenticate: Bearer\r\n");
+    if (!f.n)
+        return ERR_TOKEN_MISSING;
+    /* Who sends what does not hold makes the loop work: that is what its rate is for. */
+    bool limited = counted(gw, c, ex, &client);
+    if (limited && !peers_may(&gw->peers, &client, gw->loop.now_ms)) {
+        *fields = SLICE_NONE;
+        return ERR_PEER_RATE;
+    }
+    if (!mem_room(MEM_BUFFER, CHECK_ROOM)) {
+        *fields = SLICE_NONE;
+        return ERR_NO_MEMORY; /* rather than a token that seems malformed */
+    }
+    uint64_t before = sys_now_ns();
+    const char *wrong = f.n > 1 ? "there is more than one token"
+                                : jwt_check(j, f.token, sys_wall_ms(), &claims);
+    metrics.token_checks_total++;
+    metrics.token_check_seconds += sys_now_ns() - before;
+    if (!wrong) {
+        ex->claims = (struct http_span){(uint16_t)(claims.p - ex->head), (uint16_t)claims.n};
+        *fields = SLICE_NONE;
+        return ERR_NONE;
+    }
+    if (limited)
+        peers_take(&gw->peers, &client, gw->loop.now_ms);
+    *fields = SLICE("WWW-Authenticate: Bearer error=\"invalid_token\"\r\n");
+    *detail = slice_str(wrong);
+    return ERR_TOKEN;
+}
+
+/* ---- life ---- */
+
+static size_t proxied_bytes(const struct gateway *gw)
+{
+    return (gw->net.limits.connections / POOL_CHUNK + 1) * sizeof(*gw->proxied);
+}
+
+static bool jwts_open(struct gateway *gw)
+{
+    const struct config *config = &gw->config;
+    struct buf why;
+    enum err e = ERR_NONE;
+    if (!config->n_jwts)
+        return true;
+    gw->jwts = mem_alloc(config->n_jwts * sizeof(*gw->jwts));
+    buf_init(&why, 1024);
+    for (uint32_t i = 0; gw->jwts && i < config->n_jwts && !e; i++)
+        e = jwt_open(&gw->jwts[i], &config->jwts[i], &why);
+    if (e && log_begin(LOG_key_refused)) {
+        log_text("detail", why.len ? buf_slice(&why) : slice_str(err_text(e)));
+        log_end();
+    }
+    buf_done(&why);
+    return gw->jwts && !e;
+}
+
+bool access_init(struct gateway *gw)
+{
+    const struct config_access *a = &gw->config.access;
+    const struct peers_limits limits = {
+        gw->net.limits.connections + PEERS_IDLE, (uint32_t)a->connections_per_ip,
+        (uint32_t)a->handshakes_per_ip, (uint32_t)a->handshake_burst};
+    gw->net.protocols[PROTOCOL_PROXY] = (struct conn_protocol){.owner = gw,
+                                                               .ready = proxy_ready,
+                                                               .input = proxy_input,
+                                                               .timeout = proxy_timeout,
+                                                               .closed = proxy_closed};
+    if (a->connections_per_ip || a->handshakes_per_ip) {
+        if (peers_init(&gw->peers, &limits))
+            return false;
+        gw->net.peers = &gw->peers;
+    }
+    if (gw->config.listen_proxy) {
+        gw->proxied = mem_alloc(proxied_bytes(gw));
+        if (!gw->proxied)
+            return false;
+        memset(gw->proxied, 0, proxied_bytes(gw));
+    }
+    return jwts_open(gw);
+}
+
+void access_done(struct gateway *gw)
+{
+    for (uint32_t i = 0; gw->jwts && i < gw->config.n_jwts; i++)
+        jwt_done(&gw->jwts[i]);
+    mem_free(gw->jwts, gw->config.n_jwts * sizeof(*gw->jwts));
+    for (size_t i = 0; gw->proxied && i < proxied_bytes(gw) / sizeof(*gw->proxied); i++)
+        mem_free(gw->proxied[i], POOL_CHUNK * sizeof(struct proxied));
+    mem_free(gw->proxied, proxied_bytes(gw));
+    peers_done(&gw->peers);
+}
