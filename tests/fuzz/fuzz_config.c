@@ -23,6 +23,16 @@ static void values_check(const struct config *c)
         const struct config_limits *at = &c->limits;
         CONFIG_LIMITS(CFG)
     }
+    {
+        const struct config_access *at = &c->access;
+        CONFIG_ACCESS(CFG)
+        CHECK(!c->listen_proxy || at->n_trusted);
+    }
+    for (uint32_t i = 0; i < c->n_jwts; i++) {
+        const struct config_jwt *at = &c->jwts[i];
+        CONFIG_JWT(CFG)
+        CHECK(at->n_from && !*at->key != !*at->key_file);
+    }
     for (uint32_t i = 0; i < c->n_modules; i++) {
         const struct config_module *at = &c->modules[i];
         CONFIG_MODULE(CFG)
@@ -35,6 +45,7 @@ static void values_check(const struct config *c)
     for (uint32_t i = 0; i < c->n_routes; i++) {
         CHECK(c->routes[i].path && c->routes[i].path[0] == '/');
         CHECK(c->routes[i].module < (int)c->n_modules);
+        CHECK(c->routes[i].jwt <= c->n_jwts);
     }
     CHECK(c->n_listen >= 1);
 #undef CFG

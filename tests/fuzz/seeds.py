@@ -140,6 +140,21 @@ routes:
   - {path: "/raw/*", websocket: {handler: echo}}
   - {path: /hello, http: {module: add}}
 """,
+    "access": """\
+access: {connections_per_ip: 5, handshakes_per_ip: 2, handshake_burst: 0, trusted: [10.0.0.0/8, "::1"]}
+listen: [{address: "0.0.0.0:80", proxy_protocol: yes}, {address: "0.0.0.0:81", proxy_protocol: no}]
+routes:
+  - path: /a
+    websocket: {handler: echo}
+    jwt: {algorithm: RS256, key_file: a.pem, audience: x, issuer: y, leeway: 5s,
+          from: [header, "cookie:a", "query:b", subprotocol]}
+modules: {m: {path: m.wat, jwt: {algorithm: HS256, key: "x"}}}
+""",
+    "access-odd": """\
+access: {trusted: [10.0.0.1/8, x, 5], connections_per_ip: x, handshake_burst: -1}
+listen: [{proxy_protocol: maybe}]
+routes: [{path: /a, http: {module: m}, jwt: {algorithm: none, from: [body, "cookie:"]}}, {path: /b, jwt: 5}]
+""",
     "empty": "",
     "comment": "# nothing\n",
     "variables": "limits: {message: ${WEIR_FUZZ}, body: \"${NO_SUCH:-2KiB}\"}\ncache: $$x${NONE}\n",

@@ -1,13 +1,15 @@
 """Tokens: checked before a guest is woken, and read by it (docs/ACCESS.md)."""
 import base64
 import json
+import os
 import re
+import signal
 import time
 
-import tokens
 import pytest
+import tokens
 
-from weir import (TEXT, Weir, frame, guest, handshake, problem, run_cli, refuses_to_serve)
+from weir import TEXT, Weir, frame, guest, handshake, problem, refuses_to_serve, run_cli
 
 SECRET = b"a secret of 32 bytes or more, which nobody guesses"
 CONFIG_BASE = {
@@ -454,6 +456,18 @@ def test_configurations_that_are_wrong(keys, options, says):
     assert "weir.yaml:" in r.stderr
 
 
+def test_who_uses_no_token_has_no_libcrypto(weir, start):
+    """Its pages would cost each process a megabyte."""
+    def program(pid):
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+
+    plain = start({"routes": [{"path": "/echo", "websocket": {"handler": "echo"}}]})
+    assert program(plain.worker_pid()) == program(plain.supervisor) == "weir"
+    assert (program(weir.supervisor), program(weir.worker_pid())) == ("weir", "weir-crypto")
+    with open(f"/proc/{plain.supervisor}/exe", "rb") as f:
+        assert b"OSSL_PROVIDER" not in f.read()
+
+
 def test_a_gateway_with_a_wrong_key_does_not_serve(tmp_path):
     file = tmp_path / "weir.yaml"
     file.write_text(json.dumps({
@@ -465,8 +479,6 @@ def test_a_gateway_with_a_wrong_key_does_not_serve(tmp_path):
 
 
 def test_a_worker_that_comes_later_has_the_keys(weir, keys):
-    import os
-    import signal
     weir.may_die = True
     before = weir.worker_pid()
     os.kill(before, signal.SIGKILL)
