@@ -31,7 +31,8 @@ bool config_number(const char *text, enum config_type type, uint64_t *out)
         n = n * 10 + (uint64_t)(*p - '0');
     }
     for (size_t i = 0; p > text && i < ARRAY_LEN(units); i++)
-        if (units[i].type == type && strcmp(units[i].unit, p) == 0 && n < UINT64_C(1) << 33) {
+        if (units[i].type == type && strcmp(units[i].unit, p) == 0 &&
+            n <= (UINT64_C(1) << 44) / units[i].factor) {
             *out = n * units[i].factor;
             return true;
         }
