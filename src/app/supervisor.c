@@ -73,10 +73,6 @@ static bool user_find(struct supervisor *s, bool serve)
     }
     if (!ok)
         fprintf(stderr, "%s:1: %s\n", s->file, why);
-    if (ok && serve && sys_user_root() && !*r->user && log_begin(LOG_running_as_root)) {
-        log_text("mend", SLICE("make a user (useradd --system weir) and name it by user:"));
-        log_end();
-    }
     return ok;
 }
 
@@ -509,6 +505,22 @@ int supervisor_check(const char *file)
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* What was to be opened by root is open. */
+static void root_less(const struct supervisor *s)
+{
+    if (!sys_user_root())
+        return;
+    if (!*s->config.root.user && log_begin(LOG_running_as_root)) {
+        log_text("mend", SLICE("make a user (useradd --system weir) and name it by user:"));
+        log_end();
+    }
+    if (sys_cage_privileges(SYS_CAGE_SUPERVISOR) && log_begin(LOG_sandbox_missing)) {
+        log_text("process", SLICE("supervisor"));
+        log_text("layer", SLICE("capabilities"));
+        log_end();
+    }
+}
+
 int supervisor_serve(const char *file)
 {
     struct supervisor *s = &supervisor;
@@ -527,12 +539,7 @@ int supervisor_serve(const char *file)
     s->log_retry.kind = LOOP_LOG;
     sys_poller_add(s->loop.poller, s->signals, SYS_IN, loop_data(LOOP_SIGNAL, 0, 0));
     sys_poller_add(s->loop.poller, s->log[0], SYS_IN, loop_data(LOOP_LOG, 0, 0));
-    if (sys_user_root() && sys_cage_privileges(SYS_CAGE_SUPERVISOR) &&
-        log_begin(LOG_sandbox_missing)) {
-        log_text("process", SLICE("supervisor"));
-        log_text("layer", SLICE("capabilities"));
-        log_end();
-    }
+    root_less(s);
     worker_start(s);
     loop_run(&s->loop);
     return s->status;
