@@ -1,7 +1,7 @@
 #include "net/peers.h"
 
-#include "base/mem.h"
 #include "base/hash.h"
+#include "base/mem.h"
 #include "base/metrics.h"
 
 /* An entry's number is its index + 1: 0 is none. */

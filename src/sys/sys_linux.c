@@ -169,21 +169,11 @@ static int address_text(const struct sockaddr_storage *a, struct sys_address *ou
 int sys_peer(int fd, struct address *out)
 {
     struct sockaddr_storage a;
+    struct sys_address text;
     socklen_t len = sizeof(a);
-    if (getpeername(fd, (struct sockaddr *)&a, &len) < 0)
+    if (getpeername(fd, (struct sockaddr *)&a, &len) < 0 || address_text(&a, &text) < 0)
         return -errno;
-    if (a.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
-        memcpy(out->ip, &v6->sin6_addr, sizeof(out->ip));
-        out->port = ntohs(v6->sin6_port);
-        return 0;
-    }
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
-    if (a.ss_family != AF_INET)
-        return -EAFNOSUPPORT;
-    *out = (struct address){{[10] = 0xff, [11] = 0xff}, ntohs(v4->sin_port)};
-    memcpy(out->ip + 12, &v4->sin_addr, sizeof(v4->sin_addr));
-    return 0;
+    return address_port_parse(slice_str(text.text), out) ? 0 : -EAFNOSUPPORT;
 }
 
 int sys_local(int fd, struct sys_address *out)
