@@ -2,7 +2,7 @@
 
 #include "base/hash.h"
 
-enum { BUCKETS_FIRST = 16, KEY_MAX = 2048 };
+enum { BUCKETS_FIRST = 16, KEY_MAX = 2048, TOGETHER = 32 };
 
 /* A message on its way to those of its topic that it has not reached. */
 struct publication {
@@ -268,20 +268,36 @@ void topics_scan(const struct topics *t, uint64_t *cursor, uint32_t n,
 
 /* ---- publishing ---- */
 
-/* Reaches members from `at` on while this iteration has writes left; returns the next one. */
-static struct topic_member *spread(struct topics *t, const struct topic *topic,
-                                   struct topic_member *at, uint64_t number, uint64_t except,
-                                   struct frame *frame)
+/* What a write takes of an iteration's: more where it is large. */
+static uint32_t cost(const struct frame *f)
 {
-    /* Members are in the order in which they joined: the first that is too late ends it. */
-    for (; at && at->joined < number && t->left; at = member_after(topic, &at->node)) {
+    return 1 + f->n / NET_GATHER_ONE;
+}
+
+/* Reaches members while this iteration has writes left. Those messages behind it that stand at the
+ * same member go on with it: a member gets them in one write. */
+static void spread(struct topics *t, struct publication *first)
+{
+    struct topic *topic = first->topic;
+    while (first->at && t->left) {
+        struct topic_member *at = first->at;
         struct conn *c = conn_get(t->net, at->conn);
-        if (!c || at->conn == except)
-            continue;
-        t->left--;
-        t->deliver(t->owner, c, frame);
+        struct list *n = &first->of_topic;
+        uint32_t spent = 0;
+        for (int i = 0; i < TOGETHER && n != &topic->publications; i++, n = n->next) {
+            struct publication *p = CONTAINER_OF(n, struct publication, of_topic);
+            /* Members are in the order in which they joined: the first that is too late ends it. */
+            bool late = at->joined >= p->number;
+            if (p->at != at)
+                break;
+            p->at = late ? NULL : member_after(topic, &at->node);
+            if (late || !c || at->conn == p->except)
+                continue;
+            spent = spent ? spent + cost(p->frame) - 1 : cost(p->frame);
+            t->deliver(t->owner, c, p->frame);
+        }
+        t->left -= MIN(t->left, spent);
     }
-    return at && at->joined < number ? at : NULL;
 }
 
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes)
@@ -289,38 +305,31 @@ bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes)
     return t->n_pending + n <= TOPIC_PENDING && t->pending_bytes + bytes <= TOPIC_PENDING_BYTES;
 }
 
-static enum err publish_later(struct topics *t, struct topic *topic, struct topic_member *at,
-                              uint64_t except, struct frame *frame)
-{
-    struct publication *p = mem_alloc(sizeof(*p));
-    if (!p)
-        return ERR_NO_MEMORY;
-    *p = (struct publication){.topic = topic,
-                              .at = at,
-                              .number = t->published,
-                              .except = except,
-                              .frame = frame_hold(frame)};
-    list_append(&t->pending, &p->pending);
-    list_append(&topic->publications, &p->of_topic);
-    t->n_pending++;
-    t->pending_bytes += frame->n;
-    return ERR_NONE;
-}
-
 enum err topics_publish(struct topics *t, struct slice space, struct slice name, uint64_t except,
                         struct slice head, struct slice data)
 {
     struct topic *topic = topics_find(t, space, name);
-    struct frame *frame = topic ? frame_new(head, data) : NULL;
-    if (!frame)
+    struct publication *p = topic ? mem_alloc(sizeof(*p)) : NULL;
+    struct frame *frame = p ? frame_new(head, data) : NULL;
+    if (!frame) {
+        mem_free(p, sizeof(*p));
         return topic ? ERR_NO_MEMORY : ERR_NONE;
-    uint64_t number = ++t->published;
-    struct topic_member *at = member_after(topic, &topic->members);
-    if (list_empty(&topic->publications))
-        at = spread(t, topic, at, number, except, frame);
-    enum err e = at ? publish_later(t, topic, at, except, frame) : ERR_NONE;
-    frame_release(frame);
-    return e;
+    }
+    bool only = list_empty(&topic->publications);
+    *p = (struct publication){.topic = topic,
+                              .at = member_after(topic, &topic->members),
+                              .number = ++t->published,
+                              .except = except,
+                              .frame = frame};
+    list_append(&t->pending, &p->pending);
+    list_append(&topic->publications, &p->of_topic);
+    t->n_pending++;
+    t->pending_bytes += frame->n;
+    if (only)
+        spread(t, p);
+    if (!p->at)
+        publication_free(t, p);
+    return ERR_NONE;
 }
 
 bool topics_run(struct topics *t)
@@ -328,7 +337,7 @@ bool topics_run(struct topics *t)
     t->left = TOPIC_WRITES;
     while (t->left && !list_empty(&t->pending)) {
         struct publication *p = CONTAINER_OF(t->pending.next, struct publication, pending);
-        p->at = spread(t, p->topic, p->at, p->number, p->except, p->frame);
+        spread(t, p);
         if (!p->at)
             publication_free(t, p);
     }

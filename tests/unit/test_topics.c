@@ -265,7 +265,8 @@ static void the_end_of_a_message_may_leave_before_it_comes(void **state)
     assert_int_equal(topics.n_pending, 0);
 }
 
-/* Of each iteration, so many writes; and the order of a topic's messages is kept throughout. */
+/* Of each iteration, so many writes, in which a member gets what is on its way to it; and for each
+ * the order of a topic's messages is kept. */
 static void an_iteration_has_so_many_writes(void **state)
 {
     (void)state;
@@ -278,15 +279,17 @@ static void an_iteration_has_so_many_writes(void **state)
         publish("t", text);
     }
     assert_int_equal(n_heard, TOPIC_WRITES);
-    size_t most = TOPIC_WRITES;
-    while (topics_run(&topics)) {
-        most += TOPIC_WRITES;
-        assert_int_equal(n_heard, most);
-    }
+    unsigned iterations = 0;
+    while (topics_run(&topics))
+        iterations++;
+    assert_true(iterations < 2); /* 544 of them, but several in a write */
     assert_int_equal(n_heard, MESSAGES * CONNECTIONS);
-    for (size_t i = 0; i < n_heard; i++) {
-        assert_int_equal(atoi(heard_by[i].text), i / CONNECTIONS);
-        assert_int_equal(heard_by[i].id, conn_id(conns[i % CONNECTIONS]));
+    for (int j = 0; j < CONNECTIONS; j++) {
+        int next = 0;
+        for (size_t i = 0; i < n_heard; i++)
+            if (heard_by[i].id == conn_id(conns[j]))
+                assert_int_equal(atoi(heard_by[i].text), next++);
+        assert_int_equal(next, MESSAGES);
     }
 }
 
