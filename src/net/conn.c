@@ -347,6 +347,7 @@ void conn_speak(struct net *net, struct conn *c, uint8_t protocol)
     net->speaking[c->protocol]--;
     net->speaking[protocol]++;
     c->protocol = protocol;
+    conn_queue_watch(net, c);
 }
 
 void conn_pause(struct conn *c)

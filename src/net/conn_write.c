@@ -22,12 +22,17 @@ void conn_queue_free(struct net *net, struct conn *c)
     c->queue = NULL;
 }
 
+void conn_queue_watch(struct net *net, struct conn *c)
+{
+    if (c->queue && net->protocols[c->protocol].length)
+        wheel_set(&net->loop->wheel, &c->queue->timer, net->limits.send_ms);
+}
+
 static struct sendq *sendq_of(struct net *net, struct conn *c)
 {
     if (!c->queue && (c->queue = sendq_new(&net->queues, c)) != NULL) {
         c->queue->timer.kind = LOOP_QUEUE;
-        if (net->protocols[c->protocol].length)
-            wheel_set(&net->loop->wheel, &c->queue->timer, net->limits.send_ms);
+        conn_queue_watch(net, c);
     }
     return c->queue;
 }

@@ -9,6 +9,7 @@ void net_write_init(struct net *net);
 void conn_flush_queue(struct net *net,
                       struct conn *c); /* the socket takes more; there is a queue */
 void conn_queue_free(struct net *net, struct conn *c);
+void conn_queue_watch(struct net *net, struct conn *c); /* whether the peer takes something */
 
 /* conn.c */
 /* conn_shutdown, but for what has gathered; nothing where it is shut down already. */

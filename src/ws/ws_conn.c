@@ -167,7 +167,7 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
         conn_defer(s->net, c);
         return 0;
     }
-    if (conn_queued(c) > s->pause_at && output_full(s, c))
+    if (conn_queued(c) > s->pause_at && !(c->flags & WS_CLOSE_SENT) && output_full(s, c))
         return 0;
     struct ws_result r = ws_receive(&rx, p, n, s->message_max, c->flags & WS_DEFLATE, &got);
     c->detail = rx;
