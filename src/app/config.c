@@ -15,6 +15,8 @@ enum {
     FILE_MAX = 1 << 20,
     MODULES_MAX = 256,
     ROUTES_MAX = 1024,
+    AUTO_REPLIES_MAX = 8,
+    AUTO_REPLY_MAX = 125,
     LISTEN_MAX = 15 /* the gateway has 16 listeners, and one is the admin's */
 };
 
@@ -23,6 +25,8 @@ enum {
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_root, k)},
 #define CFG_admin_rows(k, t, d, lo, hi, x)                                                         \
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_admin, k)},
+#define CFG_heartbeat_rows(k, t, d, lo, hi, x)                                                     \
+    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_heartbeat, k)},
 #define CFG_limit_rows(k, t, d, lo, hi, x)                                                         \
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
 #define CFG_module_rows(k, t, d, lo, hi, x)                                                        \
@@ -31,6 +35,7 @@ enum {
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_module_limits, k)},
 ROWS(root_rows, CONFIG_ROOT)
 ROWS(admin_rows, CONFIG_ADMIN)
+ROWS(heartbeat_rows, CONFIG_HEARTBEAT)
 ROWS(limit_rows, CONFIG_LIMITS)
 ROWS(module_rows, CONFIG_MODULE)
 ROWS(module_limit_rows, CONFIG_MODULE_LIMITS)
@@ -309,6 +314,28 @@ static void compress_read(struct reader *r, const yaml_node_t *value, struct con
     free(word);
 }
 
+static bool auto_reply_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    struct config_route *route = base;
+    uint32_t n = route->n_auto_replies;
+    reader_text_add(r, key, &route->auto_replies, &route->n_auto_replies);
+    if (route->n_auto_replies == n + 1)
+        reader_text_add(r, value, &route->auto_replies, &route->n_auto_replies);
+    for (uint32_t i = n; i < route->n_auto_replies; i++) {
+        size_t length = strlen(route->auto_replies[i]);
+        if (!length || length > AUTO_REPLY_MAX)
+            reader_fail(r, i == n ? key : value, "a text of auto_reply has 1 to %d bytes",
+                        AUTO_REPLY_MAX);
+    }
+    return true;
+}
+
+static const struct reader_map auto_reply_map = {.noun = "text",
+                                                 .form = "ping: pong",
+                                                 .most = AUTO_REPLIES_MAX,
+                                                 .rows = reader_no_rows,
+                                                 .extra = auto_reply_read};
+
 static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_route *route = base;
@@ -329,6 +356,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
         on_slow_read(r, value, route);
     else if (strcmp(name, "compress") == 0)
         compress_read(r, value, route);
+    else if (strcmp(name, "auto_reply") == 0)
+        reader_map_read(r, value, &auto_reply_map, route);
     else
         return false;
     return true;
@@ -337,8 +366,8 @@ static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value,
 static const struct reader_map target_maps[] = {
     [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                          .extra = target_extra,
-                         .known =
-                             "module, handler, space, compress, origins, subprotocols, on_slow"},
+                         .known = "module, handler, space, compress, origins, subprotocols, "
+                                  "on_slow, auto_reply"},
     [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
                     .extra = target_extra, .known = "module"},
 };
@@ -467,8 +496,21 @@ static const struct reader_list listen_list = {"listener", "[{address: IP:PORT}]
                                                listener_read};
 static const struct reader_map admin_map = {READER_KEYS, .form = "address: IP:PORT",
                                             .rows = admin_rows};
+static const struct reader_map heartbeat_map = {READER_KEYS, .form = "interval: 15s",
+                                                .rows = heartbeat_rows};
 static const struct reader_map limit_map = {READER_KEYS, .form = "connections: 20000",
                                             .rows = limit_rows};
+
+static void heartbeat_read(struct reader *r, yaml_node_t *value, struct config_heartbeat *h)
+{
+    unsigned before = r->problems;
+    reader_map_read(r, value, &heartbeat_map, h);
+    if (r->problems == before && h->interval && h->interval + h->timeout > h->evict)
+        reader_fail(r, value,
+                    "interval + timeout (%llu ms) is more than evict (%llu ms): a connection would "
+                    "be evicted before its ping's time is over",
+                    (unsigned long long)(h->interval + h->timeout), (unsigned long long)h->evict);
+}
 
 static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
@@ -480,6 +522,8 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
         reader_map_read(r, value, &admin_map, &c->admin);
         address_check(r, value, c->admin.address, !*c->admin.token);
         token_check(r, value, c->admin.token);
+    } else if (strcmp(name, "heartbeat") == 0) {
+        heartbeat_read(r, value, &c->heartbeat);
     } else if (strcmp(name, "limits") == 0) {
         reader_map_read(r, value, &limit_map, &c->limits);
     } else if (strcmp(name, "access") == 0) {
@@ -496,7 +540,7 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
 
 static const struct reader_map root_map = {
     READER_KEYS, .form = "key: value", .rows = root_rows, .extra = root_extra,
-    .known = "listen, admin, limits, access, modules, routes"};
+    .known = "listen, admin, heartbeat, limits, access, modules, routes"};
 
 /* A queue holds at least what began to be sent: a message, or a module's output. */
 static void queues_check(struct reader *r, const yaml_node_t *root)
@@ -548,6 +592,7 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     memset(out, 0, sizeof(*out));
     reader_defaults(&r, root_rows, &out->root);
     reader_defaults(&r, admin_rows, &out->admin);
+    reader_defaults(&r, heartbeat_rows, &out->heartbeat);
     reader_defaults(&r, limit_rows, &out->limits);
     reader_defaults(&r, config_access_rows, &out->access);
     if (yaml.n > FILE_MAX)
@@ -574,6 +619,7 @@ void config_done(struct config *c)
         free(c->routes[i].space);
         texts_free(c->routes[i].origins, c->routes[i].n_origins);
         texts_free(c->routes[i].subprotocols, c->routes[i].n_subprotocols);
+        texts_free(c->routes[i].auto_replies, c->routes[i].n_auto_replies);
     }
     free(c->modules);
     free(c->routes);
@@ -596,6 +642,7 @@ enum err config_write_docs(struct buf *out)
         out, "# Configuration\n\nMade by `weir docs config` from `src/tbl/config.def`.\n");
     e = e ? e : docs_section(out, "Top level", root_rows);
     e = e ? e : docs_section(out, "admin", admin_rows);
+    e = e ? e : docs_section(out, "heartbeat", heartbeat_rows);
     e = e ? e : docs_section(out, "limits", limit_rows);
     e = e ? e : docs_section(out, "access", config_access_rows);
     e = e ? e : docs_section(out, "jwt, of a route or a module", config_jwt_rows);

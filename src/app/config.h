@@ -19,6 +19,9 @@ struct config_root {
 struct config_admin {
     CONFIG_ADMIN(CFG)
 };
+struct config_heartbeat {
+    CONFIG_HEARTBEAT(CFG)
+};
 struct config_limits {
     CONFIG_LIMITS(CFG)
 };
@@ -68,11 +71,14 @@ struct config_route {
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
     uint32_t jwt; /* whose token it takes: config.jwts[jwt - 1]; 0: none */
+    char **auto_replies;     /* a text, what answers it; the next text, .. */
+    uint32_t n_auto_replies; /* of both */
 };
 
 struct config {
     struct config_root root;
     struct config_admin admin;
+    struct config_heartbeat heartbeat;
     struct config_limits limits;
     struct config_access access;
     struct config_jwt *jwts;

@@ -312,10 +312,30 @@ static void timer_gone(void *owner, uint32_t module)
     gw->states[module].n_timers--;
 }
 
+/* Tells as many WebSockets as keeps those that are left spread over the time that is left, so that
+ * their peers do not come back all at once. */
+static void drain_tell(struct gateway *gw)
+{
+    uint64_t now_ms = gw->loop.now_ms, left_ms = DRAIN_STEP_MS;
+    if (gw->drain_spread_ms > now_ms)
+        left_ms = MAX(left_ms, gw->drain_spread_ms - now_ms);
+    uint64_t n = (gw->drain_left * (uint64_t)DRAIN_STEP_MS + left_ms - 1) / left_ms;
+    while (n && gw->drain_next < gw->net.conns.count) {
+        struct conn *c = pool_at(&gw->net.conns, gw->drain_next++);
+        if (!c || c->protocol != PROTOCOL_WS || c->state != CONN_OPEN || c->flags & WS_CLOSE_SENT)
+            continue;
+        ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING), slice_str(err_text(ERR_DRAINING)),
+                      CLOSE_SHUTDOWN);
+        n--;
+        gw->drain_left -= gw->drain_left > 0;
+    }
+}
+
 /* Each step of a drain: whether all have gone, or the time is over. */
 static void drain_step(void *arg, struct timer *t)
 {
     struct gateway *gw = arg;
+    drain_tell(gw);
     bool over = gw->loop.now_ms >= gw->drain_until_ms;
     uint32_t left = places_taken(gw, false);
     if (over && left && log_begin(LOG_drain_expired)) {
@@ -480,7 +500,10 @@ void gateway_drain(struct gateway *gw)
     if (gw->draining)
         return;
     gw->draining = gw->http.draining = true;
+    /* The last part is for the closing handshake. */
+    uint64_t last_ms = MIN(gw->config.limits.close_timeout, gw->config.root.drain / 4);
     gw->drain_until_ms = gw->loop.now_ms + gw->config.root.drain;
+    gw->drain_spread_ms = gw->drain_until_ms - last_ms;
     if (log_begin(LOG_draining)) {
         log_number("connections", (int64_t)metrics.connections_active);
         log_end();
@@ -499,8 +522,7 @@ void gateway_drain(struct gateway *gw)
         if (!c || c->state != CONN_OPEN)
             continue;
         if (c->protocol == PROTOCOL_WS)
-            ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING),
-                          slice_str(err_text(ERR_DRAINING)), CLOSE_SHUTDOWN);
+            gw->drain_left++;
         else if (c->protocol == PROTOCOL_PROXY)
             conn_close(&gw->net, c, CLOSE_SHUTDOWN);
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)

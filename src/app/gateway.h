@@ -84,7 +84,10 @@ struct gateway {
     unsigned n_listeners;
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
-    uint64_t drain_until_ms, trimmed_ms;
+    uint64_t trimmed_ms;
+    uint64_t drain_until_ms, drain_spread_ms; /* by the second, all WebSockets have been told */
+    uint32_t drain_next;                      /* slot of the connections: those before it were */
+    uint32_t drain_left;                      /* to be told */
     struct timer drain_timer;
     struct list free_events;
 };

@@ -137,9 +137,24 @@ void upgrade_drains(struct gateway *gw)
         buf_clear(&gw->drains, 0);
 }
 
+static struct slice auto_reply(const struct config_route *route, struct slice data)
+{
+    for (uint32_t i = 0; i + 1 < route->n_auto_replies; i += 2)
+        if (slice_eq(slice_str(route->auto_replies[i]), data))
+            return slice_str(route->auto_replies[i + 1]);
+    return SLICE_NONE;
+}
+
 static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)
 {
     struct gateway *gw = owner;
+    struct slice answer = kind == WS_TEXT ? auto_reply(route_of(gw, c), data) : SLICE_NONE;
+    if (answer.n) {
+        metrics.auto_replies_total++;
+        metrics.messages_sent_total++;
+        ws_conn_send(&gw->ws, c, WS_TEXT, answer);
+        return;
+    }
     struct guest_module *m = upgrade_module(gw, c);
     if (!m) {
         built_in(gw, c, kind, data);
@@ -359,6 +374,11 @@ void upgrade_init(struct gateway *gw)
     gw->ws.queue_max = (uint32_t)gw->config.limits.send_queue;
     gw->ws.compress_least = (uint32_t)gw->config.limits.compress_least;
     gw->ws.close_timeout_ms = gw->config.limits.close_timeout;
+    gw->ws.message_timeout_ms = gw->config.limits.message_timeout;
+    gw->ws.beat = (struct ws_beat){.interval_ms = gw->config.heartbeat.interval,
+                                   .timeout_ms = gw->config.heartbeat.timeout,
+                                   .evict_ms = gw->config.heartbeat.evict,
+                                   .demoted_per_s = (uint32_t)gw->config.heartbeat.demoted_rate};
     gw->ws.ready = ready;
     gw->ws.message = message;
     gw->ws.drained = drained;

@@ -59,18 +59,33 @@ static void put(const char *format, ...)
         used += (size_t)n;
 }
 
+static void put_time(uint64_t ms)
+{
+    time_t s = (time_t)(ms / 1000);
+    struct tm tm;
+    char text[32];
+    gmtime_r(&s, &tm);
+    strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+    put("%s.%03uZ", text, (unsigned)(ms % 1000));
+}
+
 bool log_begin(enum log_event e)
 {
     if (!log_wants(e))
         return false;
-    uint64_t ms = output.wall_ms();
-    time_t s = (time_t)(ms / 1000);
-    struct tm tm;
-    gmtime_r(&s, &tm);
-    used = strftime(line, sizeof(line), "{\"time\":\"%Y-%m-%dT%H:%M:%S", &tm);
-    put(".%03uZ\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":\"%s\"", (unsigned)(ms % 1000),
-        levels[rows[e].level], rows[e].name, rows[e].text);
+    used = 0;
+    put("{\"time\":\"");
+    put_time(output.wall_ms());
+    put("\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":\"%s\"", levels[rows[e].level], rows[e].name,
+        rows[e].text);
     return true;
+}
+
+void log_ago(const char *key, uint64_t ms)
+{
+    put(",\"%s\":\"", key);
+    put_time(output.wall_ms() - ms);
+    put("\"");
 }
 
 void log_number(const char *key, int64_t value)

@@ -31,6 +31,7 @@ bool log_begin(enum log_event e);
 void log_text(const char *key, struct slice value);
 void log_number(const char *key, int64_t value);
 void log_id(const char *key, uint64_t value); /* 16 hex digits */
+void log_ago(const char *key, uint64_t ms);   /* when that was, as `time` is written */
 void log_end(void);
 
 enum err log_write_docs(struct buf *out) MUST_USE; /* the table as docs/LOGS.md */

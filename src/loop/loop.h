@@ -10,6 +10,7 @@
 enum loop_kind {
     LOOP_CONN,
     LOOP_QUEUE, /* a peer that does not take what waits for it */
+    LOOP_HOLD,  /* connections that are held */
     LOOP_LISTENER,
     LOOP_CONTROL, /* words between supervisor and worker */
     LOOP_SIGNAL,

@@ -295,6 +295,8 @@ static void read_ready(struct net *net, struct conn *c)
     enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
     if (ready == CONN_ALWAYS || (ready == CONN_TURN && net->waiting.head == NO_CONN))
         read_input(net, c);
+    else if (ready == CONN_HELD)
+        conn_hold(net, c);
     else
         conn_defer(net, c);
 }
@@ -372,6 +374,33 @@ void conn_go_on(struct net *net, struct conn *c)
         list_put(net, &net->resuming, c);
 }
 
+void conn_hold(struct net *net, struct conn *c)
+{
+    list_put(net, &net->held, c);
+    if (!timer_is_set(&net->hold_timer))
+        wheel_set(&net->loop->wheel, &net->hold_timer, net->hold_ms);
+}
+
+static void hold_over(void *arg, struct timer *t)
+{
+    (void)t;
+    struct net *net = arg;
+    struct conn_list all = list_all(&net->held);
+    struct conn *c;
+    while ((c = list_take(net, &all)) != NULL) {
+        c->released = true;
+        list_put(net, &net->waiting, c);
+    }
+}
+
+void conn_look(struct net *net, struct conn *c)
+{
+    if (c->state != CONN_OPEN || stopped(c) || c->peer_ended)
+        return;
+    c->readable = true;
+    list_put(net, &net->resuming, c);
+}
+
 void conn_resume(struct net *net, struct conn *c)
 {
     if (!c->paused || c->state != CONN_OPEN)
@@ -400,6 +429,8 @@ static void turns_give(struct net *net)
         time = ready != CONN_NO_TIME;
         if (ready >= CONN_TURN)
             read_input(net, c);
+        else if (ready == CONN_HELD)
+            conn_hold(net, c);
         else if (time)
             list_put(net, &net->waiting, c);
         else
@@ -453,9 +484,11 @@ enum err net_init(struct net *net, struct loop *loop, const struct net_limits *l
 {
     net->loop = loop;
     net->limits = *limits;
-    net->closing.head = net->resuming.head = net->waiting.head = NO_CONN;
+    net->closing.head = net->resuming.head = net->waiting.head = net->held.head = NO_CONN;
+    net->hold_timer.kind = LOOP_HOLD;
     pool_init(&net->conns, sizeof(struct conn), limits->connections);
     loop_on(loop, LOOP_CONN, on_ready, on_timer, net);
+    loop_on(loop, LOOP_HOLD, NULL, hold_over, net);
     net_write_init(net);
     loop_phase(loop, phase_resume, net);
     return ERR_NONE;

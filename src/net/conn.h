@@ -29,6 +29,7 @@ struct conn;
 enum conn_ready {
     CONN_NO_TIME, /* not in this iteration, nor anybody else's */
     CONN_NO_ROOM, /* not now; others perhaps */
+    CONN_HELD,    /* not before net.hold_ms have gone, and then behind all others */
     CONN_TURN,    /* yes, if nobody has waited longer */
     CONN_ALWAYS   /* yes: it takes nothing that others wait for */
 };
@@ -64,27 +65,34 @@ struct conn {
     struct timer timer;
     int fd;
     uint32_t next; /* of the list that it is in */
-    uint8_t state, protocol;
-    uint8_t close_reason;    /* the first one given; CLOSE_COUNT while there is none */
-    uint8_t holds;           /* events that still name it */
-    bool readable, end_seen; /* the poller's last word; it comes once for what is new */
-    bool paused, peer_ended, listed, reaped;
-    bool full;       /* no input is taken until the queue has been taken */
-    bool progressed; /* the peer took of the queue since that was last asked for */
-    bool watched;    /* drained() is to be called */
-    uint8_t flags;   /* the protocol's */
+    uint8_t state : 4, protocol : 4;
+    uint8_t close_reason : 5;        /* the first one given; CLOSE_COUNT while there is none */
+    uint8_t beat_slices : 3;         /* WebSocket: see ws/ws_beat.h, as of beat, heard and ponged */
+    uint8_t holds;                   /* events that still name it */
+    bool readable : 1, end_seen : 1; /* the poller's last word; it comes once for what is new */
+    bool paused : 1, peer_ended : 1, listed : 1, reaped : 1;
+    bool full : 1;       /* no input is taken until the queue has been taken */
+    bool progressed : 1; /* the peer took of the queue since that was last asked for */
+    bool watched : 1;    /* drained() is to be called */
+    bool released : 1;   /* it was held, and its time has come; the protocol takes it back */
+    uint8_t beat : 6;
+    uint8_t flags; /* the protocol's */
     uint16_t route;
     uint16_t gathered; /* bytes that the loop has gathered; 0 where there is a queue */
     union {
         uint16_t scanned;    /* HTTP: bytes of an incomplete head that were looked at */
         uint16_t close_code; /* WebSocket: as received or sent */
     };
-    uint32_t peer;       /* of net->peers; 0: it is not counted */
-    struct buf *saved;   /* input that was not taken yet */
-    struct sendq *queue; /* output that the socket did not take; never empty */
-    void *detail;        /* the protocol's, while something is in progress */
-    void *hub;           /* struct hub_conn: attachment and topics; NULL where it has none */
+    uint32_t peer;          /* of net->peers; 0: it is not counted */
+    uint32_t heard, ponged; /* ticks */
+    struct buf *saved;      /* input that was not taken yet */
+    struct sendq *queue;    /* output that the socket did not take; never empty */
+    void *detail;           /* the protocol's, while something is in progress */
+    void *hub;              /* struct hub_conn: attachment and topics; NULL where it has none */
 };
+
+_Static_assert(CLOSE_COUNT < 32, "conn.close_reason has 5 bits");
+_Static_assert(sizeof(struct conn) <= 96, "an idle WebSocket's memory");
 
 enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10 };
 /* Writes gather for a while and are sent one after the other: a peer, or the network's own thread,
@@ -118,7 +126,10 @@ struct net {
     struct conn_list closing;
     struct conn_list resuming; /* more to read, or to settle */
     struct conn_list waiting;  /* for a turn */
-    uint32_t fed;              /* calls of input since its connection's turn began */
+    struct conn_list held;     /* until hold_timer */
+    struct timer hold_timer;
+    uint32_t hold_ms;
+    uint32_t fed; /* calls of input since its connection's turn began */
     struct net_gathered entries[NET_GATHER_CONNS];
     uint32_t n_entries, gathered, copied; /* bytes; of them, in gather */
     struct sendqs queues;
@@ -145,6 +156,9 @@ void conn_pause(struct conn *c);
 void conn_resume(struct net *net, struct conn *c); /* input goes on in this iteration */
 void conn_defer(struct net *net, struct conn *c);  /* input goes on in its turn */
 void conn_pause_full(struct conn *c);              /* no input until resume_at; there is a queue */
+void conn_hold(struct net *net, struct conn *c);   /* input goes on as CONN_HELD says */
+/* The socket is asked for input in this iteration, whatever the poller said, if input is taken. */
+void conn_look(struct net *net, struct conn *c);
 void conn_timer(struct net *net, struct conn *c, uint64_t ms); /* 0: none */
 /* Sends what is queued, says no more, reads and drops until the peer ends or limits.linger_ms. */
 void conn_shutdown(struct net *net, struct conn *c, enum close_reason reason);

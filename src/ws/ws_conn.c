@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/utf8.h"
+#include "ws/ws_beat.h"
 
 enum { TURN_MESSAGES = 32 }; /* of a connection that compresses */
 
@@ -47,6 +48,7 @@ static bool send_close(struct ws_server *s, struct conn *c, unsigned code, struc
     if (c->state != CONN_OPEN || c->flags & WS_CLOSE_SENT)
         return false;
     c->flags |= WS_CLOSE_SENT;
+    ws_beat_end(c);
     if (!c->close_code)
         c->close_code = (uint16_t)code;
     return ws_conn_send(s, c, WS_CLOSE, slice_of(body, close_body(body, code, why)));
@@ -61,6 +63,7 @@ static size_t last_words(void *owner, struct conn *c, uint8_t out[NET_LAST_WORDS
     if (!said)
         c->close_code = close_code(CLOSE_SEND_QUEUE);
     c->flags |= WS_CLOSE_SENT;
+    ws_beat_end(c);
     size_t n = close_body(body, c->close_code,
                           said ? SLICE_NONE : slice_str(close_text(CLOSE_SEND_QUEUE)));
     size_t head = ws_frame_header(out, WS_CLOSE, true, n);
@@ -114,6 +117,7 @@ static void take_message(struct ws_server *s, struct conn *c, const struct ws_ev
         return;
     }
     metrics.messages_received_total++;
+    ws_beat_message(s, c);
     s->message(s->owner, c, (enum ws_opcode)got->opcode, data);
     if (got->compressed)
         ws_deflate_done(s->deflate);
@@ -127,7 +131,9 @@ static void take(struct ws_server *s, struct conn *c, const struct ws_event *got
         return; /* only the peer's Close matters now */
     else if (got->opcode == WS_PING)
         ws_conn_send(s, c, WS_PONG, got->data);
-    else if (got->opcode != WS_PONG)
+    else if (got->opcode == WS_PONG)
+        ws_beat_pong(s, c, got->data);
+    else
         take_message(s, c, got);
 }
 
@@ -137,6 +143,8 @@ static enum conn_ready ready(void *owner, struct conn *c)
     struct ws_server *s = owner;
     if (c->flags & WS_CLOSE_SENT)
         return CONN_ALWAYS;
+    if (ws_beat_holds(c))
+        return CONN_HELD;
     enum conn_ready r = s->ready(s->owner, c);
     if (!(c->flags & WS_DEFLATE) || r < CONN_TURN)
         return r;
@@ -163,20 +171,28 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
     struct ws_server *s = owner;
     struct ws_event got;
     struct ws_rx *rx = c->detail;
-    if (ready(s, c) < CONN_TURN) {
-        conn_defer(s->net, c);
+    enum conn_ready may = ready(s, c);
+    if (may < CONN_TURN) {
+        if (may == CONN_HELD)
+            conn_hold(s->net, c);
+        else
+            conn_defer(s->net, c);
         return 0;
     }
     if (conn_queued(c) > s->pause_at && !(c->flags & WS_CLOSE_SENT) && output_full(s, c))
         return 0;
+    bool partial = rx != NULL;
     struct ws_result r = ws_receive(&rx, p, n, s->message_max, c->flags & WS_DEFLATE, &got);
     c->detail = rx;
     if (r.state == WS_BAD) {
         ws_conn_fail(s, c, r.err, CLOSE_PROTOCOL);
         return n;
     }
-    if (r.state == WS_MORE)
+    if (r.state == WS_MORE) {
+        if (!partial && rx)
+            ws_beat_partial(s, c, rx);
         return n;
+    }
     take(s, c, &got);
     rx = c->detail;
     ws_rx_release(&rx);
@@ -187,6 +203,10 @@ static size_t input(void *owner, struct conn *c, uint8_t *p, size_t n)
 static void timeout(void *owner, struct conn *c)
 {
     struct ws_server *s = owner;
+    if (!(c->flags & WS_CLOSE_SENT)) {
+        ws_beat_due(s, c);
+        return;
+    }
     if (conn_progressed(c)) {
         conn_timer(s->net, c, s->close_timeout_ms); /* our Close is behind what it takes */
         return;
@@ -203,6 +223,7 @@ static bool closed(void *owner, struct conn *c)
     struct ws_rx *rx = c->detail;
     ws_rx_free(&rx);
     c->detail = NULL;
+    ws_beat_end(c);
     metrics.websockets_active--;
     metrics.websockets_deflate -= !!(c->flags & WS_DEFLATE);
     if (log_begin(LOG_connection_closed)) {
@@ -232,6 +253,7 @@ void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
     uint32_t most = s->message_max + WS_HEADER_MAX; /* what an answer may add */
     s->net = net;
     s->pause_at = MIN(s->queue_max / 2, s->queue_max - MIN(most, s->queue_max));
+    net->hold_ms = s->beat.demoted_per_s ? 1000 / s->beat.demoted_per_s : 1000;
     net->protocols[protocol] = (struct conn_protocol){.owner = s,
                                                       .queue_max = s->queue_max,
                                                       .resume_at = s->pause_at / 2,
@@ -266,4 +288,5 @@ void ws_conn_start(struct ws_server *s, struct conn *c, uint8_t protocol, bool d
     c->close_code = 0;
     metrics.websockets_active++;
     metrics.websockets_deflate += deflate;
+    ws_beat_start(s, c);
 }

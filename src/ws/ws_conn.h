@@ -19,6 +19,11 @@
  * DEFLATE: permessage-deflate was negotiated. */
 enum { WS_CLOSE_SENT = 1, WS_CLEAN = 2, WS_OPENED = 4, WS_DRAIN_DUE = 8, WS_DEFLATE = 16 };
 
+struct ws_beat {                                /* see ws/ws_beat.h */
+    uint64_t interval_ms, timeout_ms, evict_ms; /* interval 0: no heartbeats */
+    uint32_t demoted_per_s;                     /* messages */
+};
+
 struct ws_server {
     struct net *net;
     void *owner;
@@ -26,8 +31,10 @@ struct ws_server {
     uint32_t queue_max;      /* bytes that a peer may leave unread */
     uint32_t pause_at;       /* bytes: past that nothing more is read of a peer until it has read */
     uint32_t compress_least; /* bytes of a message */
-    struct ws_deflate *deflate;                            /* made by ws_server_deflate */
-    uint64_t close_timeout_ms;                             /* for the peer's answer to our Close */
+    struct ws_deflate *deflate;  /* made by ws_server_deflate */
+    uint64_t close_timeout_ms;   /* for the peer's answer to our Close */
+    uint64_t message_timeout_ms; /* for a message that began */
+    struct ws_beat beat;
     enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     /* kind is WS_TEXT (UTF-8 was checked) or WS_BINARY. data: until it returns. */
     void (*message)(void *owner, struct conn *c, enum ws_opcode kind, struct slice data);

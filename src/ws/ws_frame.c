@@ -3,6 +3,7 @@
 #include "base/utf8.h"
 
 struct ws_rx {
+    uint32_t began;
     uint8_t header[WS_HEADER_MAX], header_n; /* of a frame whose header is incomplete */
     bool in_frame;                           /* header known, payload incomplete */
     bool in_message, finished;               /* data frames seen; the last one complete */
@@ -285,6 +286,11 @@ void ws_rx_release(struct ws_rx **at_rx)
     }
     if (!rx->in_frame && !rx->in_message && !rx->header_n)
         ws_rx_free(at_rx);
+}
+
+uint32_t *ws_rx_began(struct ws_rx *rx)
+{
+    return &rx->began;
 }
 
 void ws_rx_free(struct ws_rx **at_rx)

@@ -58,5 +58,6 @@ struct ws_result ws_receive(struct ws_rx **rx, uint8_t *p, size_t n, uint32_t me
                             bool deflate, struct ws_event *ev);
 void ws_rx_release(struct ws_rx **rx); /* after an event: frees what is no longer needed */
 void ws_rx_free(struct ws_rx **rx);
+uint32_t *ws_rx_began(struct ws_rx *rx); /* when that was; the caller's to set */
 
 #endif

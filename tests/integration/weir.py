@@ -401,7 +401,9 @@ class Weir:
         self.folder = pathlib.Path(folder)
         self.port, self.admin = free_port(), free_port()
         self.config = {"listen": [{"address": f"{HOST}:{self.port}"}],
-                       "cache": str(cache), **config,
+                       "cache": str(cache),
+                       # Tests that count frames want no pings between them.
+                       "heartbeat": {"interval": "0s"}, **config,
                        "admin": {"address": f"{HOST}:{self.admin}", **config.get("admin", {})}}
         self.file = self.folder / f"weir-{self.port}.yaml"
         self.file.write_text(json.dumps(self.config, indent=1))  # JSON is YAML

@@ -4,7 +4,7 @@
 
 #include "app/config.h"
 
-enum section { ROOT, ADMIN, LIMITS, MODULE, MODULE_LIMITS };
+enum section { ROOT, ADMIN, HEARTBEAT, LIMITS, MODULE, MODULE_LIMITS };
 enum type { INT, SIZE, DURATION, TEXT };
 
 static const struct row {
@@ -21,14 +21,17 @@ static const struct row {
 #define CFG(k, t, d, lo, hi, x) IN(ADMIN, struct config_admin, k, t, d, lo, hi)
         CONFIG_ADMIN(CFG)
 #undef CFG
+#define CFG(k, t, d, lo, hi, x) IN(HEARTBEAT, struct config_heartbeat, k, t, d, lo, hi)
+            CONFIG_HEARTBEAT(CFG)
+#undef CFG
 #define CFG(k, t, d, lo, hi, x) IN(LIMITS, struct config_limits, k, t, d, lo, hi)
-            CONFIG_LIMITS(CFG)
+                CONFIG_LIMITS(CFG)
 #undef CFG
 #define CFG(k, t, d, lo, hi, x) IN(MODULE, struct config_module, k, t, d, lo, hi)
-                CONFIG_MODULE(CFG)
+                    CONFIG_MODULE(CFG)
 #undef CFG
 #define CFG(k, t, d, lo, hi, x) IN(MODULE_LIMITS, struct config_module_limits, k, t, d, lo, hi)
-                    CONFIG_MODULE_LIMITS(CFG)
+                        CONFIG_MODULE_LIMITS(CFG)
 #undef CFG
 };
 
@@ -79,24 +82,29 @@ static const char *document(const struct row *r, const char *value)
     static const char *const before[] = {
         "#\n#\n#\n#\n",
         "#\n#\n#\nadmin:\n  ",
+        "#\n#\nheartbeat:\n  %s\n  ", /* whatever the value, interval + timeout <= evict */
         "#\n#\n#\nlimits:\n  ",
         "#\nmodules:\n  m:\n    %s\n    ",
         "modules:\n  m:\n    path: x.wat\n    limits:\n      ",
     };
     static char text[2048];
     bool is_path = strcmp(r->key, "path") == 0;
-    int n = snprintf(text, sizeof(text), before[r->section], is_path ? "#" : "path: x.wat");
+    const char *other = is_path ? "#" : "path: x.wat";
+    if (r->section == HEARTBEAT)
+        other = strcmp(r->key, "interval") == 0 ? "evict: 2h" : "interval: 0ms";
+    int n = snprintf(text, sizeof(text), before[r->section], other);
     snprintf(text + n, sizeof(text) - (size_t)n, "%s: %s\n", r->key, value);
     return text;
 }
 
 static const void *field(const struct row *r)
 {
-    const void *base = r->section == ROOT     ? (const void *)&config.root
-                       : r->section == ADMIN  ? (const void *)&config.admin
-                       : r->section == LIMITS ? (const void *)&config.limits
-                       : r->section == MODULE ? (const void *)config.modules
-                                              : (const void *)&config.modules[0].limits;
+    const void *base = r->section == ROOT        ? (const void *)&config.root
+                       : r->section == ADMIN     ? (const void *)&config.admin
+                       : r->section == HEARTBEAT ? (const void *)&config.heartbeat
+                       : r->section == LIMITS    ? (const void *)&config.limits
+                       : r->section == MODULE    ? (const void *)config.modules
+                                                 : (const void *)&config.modules[0].limits;
     return (const char *)base + r->offset;
 }
 
@@ -287,7 +295,8 @@ static void unknown_and_repeated_keys_are_named(void **state)
         {"admin: {adress: x}", "did you mean address?"},
         {"modules: {m: {pth: x}}", "did you mean path?"},
         {"modules: {m: {path: x, limits: {memmory: 1}}}", "did you mean memory?"},
-        {"zzz: 1", "unknown key: zzz; known here: listen, admin, limits, access, modules, routes"},
+        {"zzz: 1", "unknown key: zzz; known here: listen, admin, heartbeat, limits, access, "
+                   "modules, routes"},
         {"routes: [{path: /a, websocket: {modul: x}}]", "unknown key: modul; known here: module"},
         {"routes: [{path: /a, http: {handler: echo}}]", "unknown key: handler"},
         {"listen: [{port: 80}]", "unknown key: port; known here: address"},
@@ -403,6 +412,37 @@ static void routes_are_read(void **state)
     assert_int_equal(r[2].handler, HANDLER_ECHO);
     assert_int_equal(r[2].module, -1);
     assert_string_equal(r[3].path, "/*");
+}
+
+static void heartbeats_and_replies_are_read(void **state)
+{
+    (void)state;
+    static const struct wrong cases[] = {
+        {"heartbeat: {interval: 16s}",
+         "w.yaml:1: interval + timeout (26000 ms) is more than evict"},
+        {"heartbeat: {interval: 1s, timeout: 2s, evict: 2999ms}", "interval + timeout (3000 ms)"},
+        {"heartbeat: {demoted: 5}", "unknown key: demoted"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: [a]}}]", "a map is expected"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: {a: [b]}}}]", "a plain value"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: {a: ''}}}]", "1 to 125 bytes"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: {'': a}}}]", "1 to 125 bytes"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: {a: b, a: c}}}]", "twice: a"},
+        {"routes: [{path: /a, websocket: {handler: echo, auto_reply: {a: 1, b: 2, c: 3, d: 4, e: "
+         "5, "
+         "f: 6, g: 7, h: 8, i: 9}}}]",
+         "8"},
+        {"modules: {m: x}\nroutes: [{path: /a, http: {module: m, auto_reply: {a: b}}}]",
+         "unknown key: auto_reply"},
+    };
+    say_of_each(cases, ARRAY_LEN(cases));
+    assert_err(parse("heartbeat: {interval: 0s, timeout: 5s, evict: 1s}\n"
+                     "routes: [{path: /a, websocket: {handler: echo, auto_reply: {ping: pong, a: "
+                     "b}}}]\n"),
+               ERR_NONE);
+    assert_int_equal(config.heartbeat.interval, 0);
+    assert_int_equal(config.routes[0].n_auto_replies, 4);
+    assert_string_equal(config.routes[0].auto_replies[0], "ping");
+    assert_string_equal(config.routes[0].auto_replies[3], "b");
 }
 
 static void bad_routes_modules_and_addresses_are_named(void **state)
@@ -643,6 +683,7 @@ int main(void)
         CONFIG_TEST(addresses_are_taken_apart),
         CONFIG_TEST(any_loopback_is_for_the_admin),
         CONFIG_TEST(one_mistake_is_one_line),
+        CONFIG_TEST(heartbeats_and_replies_are_read),
         CONFIG_TEST(all_that_is_wrong_is_said_at_once),
         CONFIG_TEST(the_page_names_every_setting),
         CONFIG_TEST(modules_are_added_and_removed),
