@@ -5,8 +5,8 @@
  *     bench-wheel CONNECTIONS [INTERVALS]
  *
  * Prints JSON: ns for one ping with its pong and what is set for the next, all in; ns for reading
- * one field of the same connections in the same order, which is what memory alone costs; bytes that are
- * accounted for a connection. */
+ * one field of the same connections in the same order, which is what memory alone costs; bytes that
+ * are accounted for a connection. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -70,7 +70,7 @@ struct config_route {
     char *space;       /* of topics; NULL: the module's, or "public" */
     char **origins, **subprotocols;
     uint32_t n_origins, n_subprotocols;
-    uint32_t jwt; /* whose token it takes: config.jwts[jwt - 1]; 0: none */
+    uint32_t jwt;            /* whose token it takes: config.jwts[jwt - 1]; 0: none */
     char **auto_replies;     /* a text, what answers it; the next text, .. */
     uint32_t n_auto_replies; /* of both */
 };
