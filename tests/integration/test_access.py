@@ -217,13 +217,15 @@ def test_forwarded_in_handshake_open_and_log(weir):
 
 # ---------------------------------------------------------------------------- limits
 
-ECHO = [{"path": "/echo", "websocket": {"handler": "echo"}}]
+PARTS = {"modules": {"hs": {"path": guest("hs")}},
+         "routes": [{"path": "/echo", "websocket": {"handler": "echo"}},
+                    {"path": "/hs", "websocket": {"module": "hs"}}]}
 
 
 def limited(start, **access):
     """A gateway with a second listener of the PROXY protocol, at .proxy_port."""
     port = free_port()
-    w = start({"access": {"trusted": [PROXY_IP], **access}, "routes": ECHO}, start=False)
+    w = start({"access": {"trusted": [PROXY_IP], **access}, **PARTS}, start=False)
     w.config["listen"].append({"address": f"{HOST}:{port}", "proxy_protocol": "yes"})
     w.file.write_text(json.dumps(w.config))
     w.proxy_port = port
@@ -279,22 +281,23 @@ def test_connections_named_by_the_proxy_protocol(start):
         c.close()
 
 
-def test_websockets_of_a_forwarded_client(start):
+@pytest.mark.parametrize("path", ["/echo", "/hs"])  # built in; a guest was asked, and agreed
+def test_websockets_of_a_forwarded_client(start, path):
     """The proxy may have any number; whom it speaks for, his share."""
     w = limited(start, connections_per_ip=2)
 
     def field(client):
         return f"X-Forwarded-For: {client}\r\n"
 
-    kept = [w.raw(source=PROXY_IP).upgrade("/echo", field("192.0.2.1")) for _ in range(2)]
+    kept = [w.raw(source=PROXY_IP).upgrade(path, field("192.0.2.1")) for _ in range(2)]
     with w.raw(source=PROXY_IP) as c:
-        r = c.send(handshake("/echo", field("192.0.2.1"))).response()
+        r = c.send(handshake(path, field("192.0.2.1"))).response()
         problem(r, 429, "PEER_CONNECTIONS")
         assert r.headers.get("retry-after") == "1"
-        c.upgrade("/echo", field("192.0.2.2"))  # the proxy's connection is not whose it was
+        c.upgrade(path, field("192.0.2.2"))  # the proxy's connection is not whose it was
     kept.pop().reset()
     w.wait_metric("websockets_active", 1)
-    w.raw(source=PROXY_IP).upgrade("/echo", field("192.0.2.1")).close()
+    w.raw(source=PROXY_IP).upgrade(path, field("192.0.2.1")).close()
     idle = [w.raw(source=PROXY_IP) for _ in range(10)]
     for c in idle:
         problem(c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").response(), 404)
