@@ -5,8 +5,8 @@
  *   the address   of a connection: the peer's, or what a trusted peer's PROXY header says
  *   the client    of a request: the address, or what trusted ones say in X-Forwarded-For
  */
-#include "app/gateway.h"
 #include "app/jwt.h"
+#include "app/loops.h"
 #include "base/log.h"
 #include "net/proxy.h"
 
@@ -306,9 +306,10 @@ static bool jwts_open(struct gateway *gw)
 bool access_init(struct gateway *gw)
 {
     const struct config_access *a = &gw->config.access;
-    const struct peers_limits limits = {
-        gw->net.limits.connections + PEERS_IDLE, (uint32_t)a->connections_per_ip,
-        (uint32_t)a->handshakes_per_ip, (uint32_t)a->handshake_burst};
+    const struct peers_limits limits = {gw->net.limits.connections + PEERS_IDLE,
+                                        (uint32_t)loops_share(&gw->config, a->connections_per_ip),
+                                        (uint32_t)loops_share(&gw->config, a->handshakes_per_ip),
+                                        (uint32_t)loops_share(&gw->config, a->handshake_burst)};
     gw->net.protocols[PROTOCOL_PROXY] = (struct conn_protocol){.owner = gw,
                                                                .ready = proxy_ready,
                                                                .input = proxy_input,

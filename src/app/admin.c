@@ -1,6 +1,6 @@
 /* The admin listener: health, metrics, and the way to what is changed at run time. */
 #include "app/config_value.h"
-#include "app/gateway.h"
+#include "app/loops.h"
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
  * name of its own that resolves to loopback (DNS rebinding). */
@@ -33,18 +33,44 @@ static void respond(struct gateway *gw, struct conn *c, unsigned status, struct 
     http_exchange_respond(&gw->admin, c, &r);
 }
 
+struct metrics_ask {
+    struct ask ask;
+    struct metrics sum;
+};
+
+static void metrics_visit(struct gateway *gw, struct errand *e)
+{
+    struct metrics *sum = &CONTAINER_OF(e, struct metrics_ask, ask.errand)->sum;
+    metrics_add(sum);
+    sum->topics_active = topics_count(&gw->topics); /* of all loops already */
+    errand_next(gw, e);
+}
+
+static void metrics_home(struct gateway *gw, struct errand *errand)
+{
+    struct metrics_ask *a = CONTAINER_OF(errand, struct metrics_ask, ask.errand);
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    enum err e = metrics_write(&a->sum, &out);
+    if (!ask_waits(gw, &a->ask))
+        ;
+    else if (e)
+        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
+    else
+        respond(gw, a->ask.conn, 200, SLICE("text/plain; version=0.0.4; charset=utf-8"),
+                buf_slice(&out));
+    buf_done(&out);
+    ask_free(gw, &a->ask);
+}
+
 static void metrics_respond(struct gateway *gw, struct conn *c)
 {
-    struct buf out;
-    struct metrics sum = {0};
-    buf_init(&out, 1 << 20);
-    metrics_add(&sum);
-    enum err e = metrics_write(&sum, &out);
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, SLICE_NONE, SLICE_NONE);
-    else
-        respond(gw, c, 200, SLICE("text/plain; version=0.0.4; charset=utf-8"), buf_slice(&out));
-    buf_done(&out);
+    struct metrics_ask *a = ask_new(gw, c, false, sizeof(*a));
+    if (!a)
+        return;
+    a->ask.errand.visit = metrics_visit;
+    a->ask.errand.home = metrics_home;
+    errand_start(gw, &a->ask.errand);
 }
 
 /* Whether the request has the token; the time that takes tells nothing of it. */

@@ -551,10 +551,11 @@ static void queues_check(struct reader *r, const yaml_node_t *root)
         most = MAX(most, c->modules[i].limits.output);
     if (c->limits.send_queue < c->limits.message)
         reader_fail(r, root, "limits.send_queue has to be at least limits.message");
-    if (c->limits.queues < c->limits.send_queue + most)
+    if (c->limits.queues / c->root.workers < c->limits.send_queue + most)
         reader_fail(r, root,
                     "limits.queues has to be at least limits.send_queue and the largest "
-                    "limits.output of a module");
+                    "limits.output of a module%s",
+                    c->root.workers > 1 ? ", for each of workers" : "");
 }
 
 static void root_read(struct reader *r, yaml_node_t *root)
@@ -570,6 +571,12 @@ static void root_read(struct reader *r, yaml_node_t *root)
     if (!reader_one_of(c->root.log_level,
                        (const char *const[]){"debug", "info", "warn", "error", NULL}))
         reader_fail(r, root, "log_level is debug, info, warn or error");
+    for (uint32_t i = 0; i < c->n_modules && c->root.workers > 1; i++)
+        if (strcmp(c->modules[i].instance, "module") == 0)
+            reader_fail_at(r, (yaml_mark_t){.line = c->modules[i].line - 1},
+                           "%.60s has instance: module, and so one place for all its events: set "
+                           "workers: 1, or instance: event",
+                           c->modules[i].name);
     if (!reader_one_of(c->root.sandbox, (const char *const[]){"auto", "require", "off", NULL}))
         reader_fail(r, root, "sandbox is auto, require or off");
 }

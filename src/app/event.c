@@ -1,6 +1,6 @@
 /* A guest's event from start to commit: what host functions answer, and what happens when it ends
  * well (effects are applied) or not (they are dropped). */
-#include "app/gateway.h"
+#include "app/loops.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
@@ -46,15 +46,14 @@ static void attach(struct event *ev, struct conn *c, struct slice bytes)
 static enum err apply_conn(struct event *ev, const struct effect *e)
 {
     struct gateway *gw = ev->gw;
-    struct conn *c = event_reach(ev, e->conn);
+    if (loops_foreign(gw, e->conn))
+        return loops_effect(ev, e);
+    struct conn *c = event_reach(gw, ev->call.module->number, e->conn);
     struct slice bytes = effects_bytes(&ev->fx, e), key = effects_key(&ev->fx, e);
     if (!c) {
         metrics.sends_skipped_total += e->kind == EFFECT_SEND;
     } else if (e->kind == EFFECT_SEND) {
-        metrics.messages_sent_total++;
-        ws_conn_send_frame(&gw->ws, c, bytes);
-        if (conn_queued(c) > gw->ws.queue_max / 2)
-            conn_watch(c);
+        upgrade_send(gw, c, bytes);
     } else if (e->kind == EFFECT_CLOSE) {
         ws_conn_close(&gw->ws, c, e->code, bytes, CLOSE_GUEST);
     } else if (e->kind == EFFECT_ATTACH) {
@@ -67,21 +66,32 @@ static enum err apply_conn(struct event *ev, const struct effect *e)
     return ERR_NONE;
 }
 
-static enum err apply_kv(struct event *ev, const struct effect *e)
+static void apply_failed(struct event *ev, enum err e)
 {
-    struct kv *kv = &event_state(ev)->kv;
+    event_failed(&ev->call, e, slice_str("an effect could not be carried out"));
+}
+
+/* First of all effects, while the lock is held under which the keys were found unchanged. */
+static void apply_kv(void *arg, const struct effect *e)
+{
+    struct event *ev = arg;
+    struct kv *kv = event_state(ev)->kv;
     uint64_t now_ms = ev->gw->loop.now_ms;
-    if (e->code) {
+    enum err err = ERR_NONE;
+    if (e->kind == EFFECT_KV && e->code)
         kv_delete(kv, effects_key(&ev->fx, e));
-        return ERR_NONE;
-    }
-    return kv_set(kv, effects_key(&ev->fx, e), effects_bytes(&ev->fx, e),
-                  e->number ? now_ms + MIN(e->number, TTL_MAX_MS) : 0, now_ms);
+    else if (e->kind == EFFECT_KV)
+        err = kv_set(kv, effects_key(&ev->fx, e), effects_bytes(&ev->fx, e),
+                     e->number ? now_ms + MIN(e->number, TTL_MAX_MS) : 0, now_ms);
+    if (err)
+        apply_failed(ev, err);
 }
 
 static enum err apply_timer(struct event *ev, const struct effect *e)
 {
     uint32_t module = gateway_module_number(ev->gw, ev->call.module);
+    if (e->kind == EFFECT_TIMER_CANCEL && loops_foreign(ev->gw, e->conn))
+        return loops_effect(ev, e);
     if (e->kind == EFFECT_TIMER_CANCEL) {
         timers_cancel(&ev->gw->timers, module, e->conn);
         return ERR_NONE;
@@ -94,18 +104,16 @@ static enum err apply_timer(struct event *ev, const struct effect *e)
 static void apply(void *arg, const struct effect *e)
 {
     struct event *ev = arg;
-    enum err err;
+    enum err err = ERR_NONE;
     if (e->kind == EFFECT_PUBLISH)
-        err = topics_publish(&ev->gw->topics, event_space(ev), effects_key(&ev->fx, e), e->conn,
-                             effects_bytes(&ev->fx, e), SLICE_NONE);
-    else if (e->kind == EFFECT_KV)
-        err = apply_kv(ev, e);
+        err = loops_publish(ev->gw, event_space(ev), effects_key(&ev->fx, e), e->conn,
+                            effects_bytes(&ev->fx, e), SLICE_NONE);
     else if (e->kind == EFFECT_TIMER || e->kind == EFFECT_TIMER_CANCEL)
         err = apply_timer(ev, e);
-    else
+    else if (e->kind != EFFECT_KV)
         err = apply_conn(ev, e);
     if (err)
-        event_failed(&ev->call, err, slice_str("an effect could not be carried out"));
+        apply_failed(ev, err);
 }
 
 struct kv_more {
@@ -122,7 +130,7 @@ static void kv_more_add(void *arg, const struct effect *e)
     struct slice key = effects_key(&ev->fx, e), old;
     if (effects_last(&ev->fx, EFFECT_KV, key) != e)
         return;
-    if (kv_get(&event_state(ev)->kv, key, ev->gw->loop.now_ms, &old))
+    if (kv_get(event_state(ev)->kv, key, ev->gw->loop.now_ms, &old))
         more->bytes -= (int64_t)kv_cost(key, old);
     if (!e->code)
         more->bytes += (int64_t)kv_cost(key, effects_bytes(&ev->fx, e));
@@ -131,10 +139,10 @@ static void kv_more_add(void *arg, const struct effect *e)
 /* Whether all that the event read is as it was, and what it stores still fits. */
 static bool keys_unchanged(struct event *ev)
 {
-    struct kv *kv = &event_state(ev)->kv;
+    struct kv *kv = event_state(ev)->kv;
     uint64_t now_ms = ev->gw->loop.now_ms;
     struct kv_more more = {ev, 0};
-    if (!ev->kv_used || kv->version == ev->kv_version)
+    if (kv->version == ev->kv_version)
         return true;
     if (ev->fx.counts[EFFECT_KV])
         effects_apply(&ev->fx, kv_more_add, &more);
@@ -150,6 +158,20 @@ static bool keys_unchanged(struct event *ev)
         at += r.key_n;
     }
     return !ev->read_all;
+}
+
+/* Stores what the event stores. false: what it read is not as it was. */
+static bool keys_commit(struct event *ev)
+{
+    struct kv *kv = event_state(ev)->kv;
+    if (!ev->kv_used && !ev->fx.counts[EFFECT_KV])
+        return true;
+    pthread_mutex_lock(&kv->lock);
+    bool same = keys_unchanged(ev);
+    if (same && ev->fx.counts[EFFECT_KV])
+        effects_apply(&ev->fx, apply_kv, ev);
+    pthread_mutex_unlock(&kv->lock);
+    return same;
 }
 
 static bool status_valid(int32_t status)
@@ -230,8 +252,7 @@ void event_free(struct event *ev)
 /* What it read changed while it ran, before others: it runs again, on the same input. */
 static bool run_again(struct event *ev)
 {
-    if (keys_unchanged(ev) || ev->attempts == ATTEMPTS ||
-        guest_call_queue(&ev->gw->guests, &ev->call))
+    if (ev->attempts == ATTEMPTS || guest_call_queue(&ev->gw->guests, &ev->call))
         return false;
     ev->attempts++;
     metrics.guest_conflicts_total++;
@@ -252,16 +273,16 @@ static void done(struct guest_call *call, enum err e)
     struct conn *c = ev->conn;
     if (ev->said)
         command_lines_end(ev);
-    if (!e && run_again(ev))
-        return;
-    if (!e && !keys_unchanged(ev)) {
-        e = ERR_GUEST_CONFLICT;
-        event_failed(call, e, slice_str(err_text(e)));
-    }
     if (!e && ev->kind == GUEST__start)
         e = command_response(ev);
     if (!e && status_of(ev) && !status_valid(status_of(ev)))
         e = ERR_GUEST_RESPONSE;
+    if (!e && !keys_commit(ev)) {
+        if (run_again(ev))
+            return;
+        e = ERR_GUEST_CONFLICT;
+        event_failed(call, e, slice_str(err_text(e)));
+    }
     if (e)
         metrics.guest_failed_total[e]++;
     /* Before what follows: the next event of this connection may pause it again. */

@@ -1,7 +1,7 @@
 /* What host functions of weir_v1 answer (tbl/host.def): they read what the event may see, and
  * append effects to it. */
-#include "app/gateway.h"
 #include "app/jwt.h"
+#include "app/loops.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
@@ -28,13 +28,17 @@ static int64_t add(struct event *ev, const struct effect *e, struct slice key, s
     return effects_add(&ev->fx, e, key, a, b) ? LIMIT : 0;
 }
 
-struct conn *event_reach(struct event *ev, uint64_t id)
+struct conn *event_reach(struct gateway *gw, uint32_t module, uint64_t id)
 {
-    struct conn *c = conn_get(&ev->gw->net, id);
+    struct conn *c = conn_get(&gw->net, id);
     if (!c || c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
         return NULL;
-    int module = ev->gw->config.routes[c->route].module;
-    return module == (int)ev->call.module->number ? c : NULL;
+    return gw->config.routes[c->route].module == (int)module ? c : NULL;
+}
+
+static struct conn *reach(struct event *ev, uint64_t id)
+{
+    return event_reach(ev->gw, ev->call.module->number, id);
 }
 
 /* ---- connections ---- */
@@ -61,18 +65,21 @@ OP(ws_send)
     uint64_t id = a[0].v, most = ev->gw->config.limits.send_queue;
     struct slice data = guest_bytes(&a[2]);
     uint8_t header[WS_HEADER_MAX];
-    struct conn *c = event_reach(ev, id);
+    struct conn *c = reach(ev, id);
     if (a[1].v != WS_TEXT && a[1].v != WS_BINARY)
         return INVALID;
-    if (!c)
+    if (!c && !loops_foreign(ev->gw, id)) /* what has gone from another loop, that finds out */
         return GONE;
     int64_t bad = message_check(ev, a[1].v, data);
     if (bad)
         return bad;
     size_t n = ws_frame_header(header, (enum ws_opcode)a[1].v, true, data.n);
-    uint64_t queued = (uint64_t)conn_queued(c) + effects_queued(&ev->fx, id) + n + data.n;
-    if (queued > most && !ev->gw->config.routes[c->route].drops_oldest) {
-        if (conn_queued(c)) /* else it never fits, and there is nothing to wait for */
+    uint64_t queued = effects_queued(&ev->fx, id) + n + data.n;
+    queued += c ? conn_queued(c) : 0;
+    if (!c && !loops_room(ev->gw, ev->fx.bytes.len + data.n))
+        return LIMIT;
+    if (queued > most && !(c && ev->gw->config.routes[c->route].drops_oldest)) {
+        if (c && conn_queued(c)) /* else it never fits, and there is nothing to wait for */
             conn_watch(c);
         return LIMIT;
     }
@@ -86,7 +93,7 @@ OP(ws_close)
     struct slice why = guest_bytes(&a[2]);
     if (!ws_close_code_valid((uint32_t)a[1].v) || why.n > WS_CONTROL_MAX - 2 || !utf8_valid(why))
         return INVALID;
-    if (!event_reach(ev, a[0].v))
+    if (!reach(ev, a[0].v) && !loops_foreign(ev->gw, a[0].v))
         return GONE;
     const struct effect e = {.kind = EFFECT_CLOSE, .conn = a[0].v, .code = (uint16_t)a[1].v};
     return add(ev, &e, SLICE_NONE, why, SLICE_NONE);
@@ -95,7 +102,7 @@ OP(ws_close)
 OP(ws_buffered)
 {
     struct event *ev = event_of(call);
-    const struct conn *c = event_reach(ev, a[0].v);
+    const struct conn *c = reach(ev, a[0].v);
     return c ? (int64_t)conn_queued(c) + effects_queued(&ev->fx, a[0].v) : GONE;
 }
 
@@ -103,7 +110,7 @@ OP(ws_attachment_get)
 {
     struct event *ev = event_of(call);
     bool own = ev->conn && a[0].v == conn_id(ev->conn);
-    struct conn *c = own ? ev->conn : event_reach(ev, a[0].v);
+    struct conn *c = own ? ev->conn : reach(ev, a[0].v);
     if (!c || c->protocol != PROTOCOL_WS)
         return GONE;
     const struct effect *written = own ? effects_last(&ev->fx, EFFECT_ATTACH, SLICE_NONE) : NULL;
@@ -145,14 +152,13 @@ OP(ws_subscribe)
     struct slice name = guest_bytes(&a[1]);
     if (!event_topic_valid(ev->gw, name))
         return INVALID;
-    const struct conn *c = event_reach(ev, a[0].v);
-    if (!c)
+    const struct conn *c = reach(ev, a[0].v);
+    if (!c && !loops_foreign(ev->gw, a[0].v))
         return GONE;
-    const struct hub_conn *h = c->hub;
+    const struct hub_conn *h = c ? c->hub : NULL; /* another loop looks at its own */
     uint32_t joins;
-    bool in = effects_on(&ev->fx, EFFECT_SUBSCRIBE, EFFECT_UNSUBSCRIBE, a[0].v, name,
-                         topics_has(topics_find(&ev->gw->topics, event_space(ev), name), c),
-                         &joins);
+    bool was = c && topics_has(topics_find(&ev->gw->topics, event_space(ev), name), c);
+    bool in = effects_on(&ev->fx, EFFECT_SUBSCRIBE, EFFECT_UNSUBSCRIBE, a[0].v, name, was, &joins);
     if (in)
         return 0;
     if ((h ? h->n_members : 0) + (uint64_t)joins >= ev->gw->config.limits.topics)
@@ -167,7 +173,7 @@ OP(ws_unsubscribe)
     struct slice name = guest_bytes(&a[1]);
     if (!event_topic_valid(ev->gw, name))
         return INVALID;
-    if (!event_reach(ev, a[0].v))
+    if (!reach(ev, a[0].v) && !loops_foreign(ev->gw, a[0].v))
         return GONE;
     const struct effect e = {.kind = EFFECT_UNSUBSCRIBE, .conn = a[0].v};
     return add(ev, &e, name, SLICE_NONE, SLICE_NONE);
@@ -184,15 +190,17 @@ OP(publish)
     if (bad)
         return bad;
     const struct topic *topic = topics_find(&ev->gw->topics, event_space(ev), name);
-    if (!topics_room(&ev->gw->topics, ev->fx.counts[EFFECT_PUBLISH] + 1,
-                     (uint64_t)ev->fx.bytes.len + data.n))
+    uint64_t bytes = (uint64_t)ev->fx.bytes.len + data.n;
+    if (!topics_room(&ev->gw->topics, ev->fx.counts[EFFECT_PUBLISH] + 1, bytes) ||
+        !loops_room(ev->gw, bytes))
         return LIMIT;
     const struct effect e = {.kind = EFFECT_PUBLISH, .conn = a[3].v};
     size_t n = ws_frame_header(header, (enum ws_opcode)a[1].v, true, data.n);
     if (add(ev, &e, name, slice_of(header, n), data))
         return LIMIT;
     const struct conn *except = conn_get(&ev->gw->net, a[3].v);
-    return topic ? (int64_t)topic->n_members - (except && topics_has(topic, except)) : 0;
+    return (int64_t)topics_members(&ev->gw->topics, event_space(ev), name) -
+           (topic && except && topics_has(topic, except));
 }
 
 OP(topic_next)
@@ -354,10 +362,11 @@ OP(resp_write)
 
 /* ---- keys and values ---- */
 
-/* The module's keys, and from which version on this event looks at them. */
+/* The module's keys, locked, and from which version on this event looks at them. */
 static struct kv *kv_of(struct event *ev)
 {
-    struct kv *kv = &event_state(ev)->kv;
+    struct kv *kv = event_state(ev)->kv;
+    pthread_mutex_lock(&kv->lock);
     if (!ev->kv_used)
         ev->kv_version = kv->version;
     ev->kv_used = true;
@@ -382,19 +391,22 @@ OP(kv_get)
     const struct effect *written = effects_last(&ev->fx, EFFECT_KV, key);
     if (written)
         return written->code ? ABSENT : copy_out(effects_bytes(&ev->fx, written), &a[1]);
-    uint64_t version = kv_get(kv_of(ev), key, ev->gw->loop.now_ms, &value);
+    struct kv *kv = kv_of(ev);
+    uint64_t version = kv_get(kv, key, ev->gw->loop.now_ms, &value);
+    int64_t r = version ? copy_out(value, &a[1]) : ABSENT;
+    pthread_mutex_unlock(&kv->lock);
     read_note(ev, key, version);
-    return version ? copy_out(value, &a[1]) : ABSENT;
+    return r;
 }
 
 /* What the key holds now for this event, in bytes accounted; what has expired may go any time. */
-static int64_t cost_now(struct event *ev, struct slice key)
+static int64_t cost_now(struct event *ev, const struct kv *kv, struct slice key)
 {
     struct slice value;
     const struct effect *written = effects_last(&ev->fx, EFFECT_KV, key);
     if (written)
         return written->code ? 0 : (int64_t)kv_cost(key, effects_bytes(&ev->fx, written));
-    uint64_t version = kv_get(kv_of(ev), key, ev->gw->loop.now_ms, &value);
+    uint64_t version = kv_get(kv, key, ev->gw->loop.now_ms, &value);
     return version ? (int64_t)kv_cost(key, value) : 0;
 }
 
@@ -406,9 +418,12 @@ OP(kv_set)
     bool deletes = ttl < 0;
     if (!key.n || key.n > KV_KEY_MAX)
         return INVALID;
-    int64_t delta = ev->kv_delta - cost_now(ev, key);
+    struct kv *kv = kv_of(ev);
+    int64_t delta = ev->kv_delta - cost_now(ev, kv, key);
     delta += deletes ? 0 : (int64_t)kv_cost(key, value);
-    if (!deletes && !kv_fits(kv_of(ev), delta, ev->gw->loop.now_ms))
+    bool fits = deletes || kv_fits(kv, delta, ev->gw->loop.now_ms);
+    pthread_mutex_unlock(&kv->lock);
+    if (!fits)
         return LIMIT;
     const struct effect e = {.kind = EFFECT_KV, .code = deletes, .number = deletes ? 0 : a[2].v};
     if (add(ev, &e, key, deletes ? SLICE_NONE : value, SLICE_NONE))
@@ -426,7 +441,7 @@ OP(timer_set)
                  (ev->kind == GUEST_on_timer); /* its own, which is over */
     if ((int64_t)a[0].v < 0 || a[0].v > TIMERS_MS_MAX || !call->module->exports[GUEST_on_timer])
         return INVALID;
-    if (n >= event_config(ev)->limits.timers)
+    if (n >= loops_share(&ev->gw->config, event_config(ev)->limits.timers))
         return LIMIT;
     const struct effect e = {
         .kind = EFFECT_TIMER, .conn = timers_id(&ev->gw->timers), .number = a[1].v, .ms = a[0].v};
@@ -438,8 +453,8 @@ OP(timer_cancel)
     struct event *ev = event_of(call);
     const struct effect e = {.kind = EFFECT_TIMER_CANCEL, .conn = a[0].v};
     uint32_t module = gateway_module_number(ev->gw, call->module), n;
-    if (!effects_on(&ev->fx, EFFECT_TIMER, EFFECT_TIMER_CANCEL, a[0].v, SLICE_NONE,
-                    timers_has(&ev->gw->timers, module, a[0].v), &n))
+    bool was = timers_has(&ev->gw->timers, module, a[0].v) || loops_foreign(ev->gw, a[0].v);
+    if (!effects_on(&ev->fx, EFFECT_TIMER, EFFECT_TIMER_CANCEL, a[0].v, SLICE_NONE, was, &n))
         return ABSENT;
     return add(ev, &e, SLICE_NONE, SLICE_NONE, SLICE_NONE);
 }

@@ -1,4 +1,4 @@
-#include "app/gateway.h"
+#include "app/loops.h"
 
 #include <errno.h>
 
@@ -173,9 +173,9 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
         if (fd < 0)
             continue; /* that one has gone already */
         bool admin = l->server == &gw->admin;
-        uint64_t most = admin ? ADMIN_CONNECTIONS : gw->config.limits.connections;
-        uint32_t peer = 0;
-        enum err why = places_taken(gw, admin) >= most                    ? ERR_CONNECTIONS
+        uint32_t taken = places_taken(gw, admin), peer = 0;
+        bool place = admin ? taken < ADMIN_CONNECTIONS : loops_place(gw, taken);
+        enum err why = !place                                             ? ERR_CONNECTIONS
                        : !admin && !mem_room(MEM_BUFFER, CONNECTION_ROOM) ? ERR_NO_MEMORY
                                                                           : ERR_NONE;
         if (!why && !admin)
@@ -218,7 +218,7 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
     l->timer.kind = LOOP_LISTENER;
     if (sys_poller_add(gw->loop.poller, fd, SYS_IN, listener_data(gw, l)) < 0)
         return ERR_SYS;
-    if (sys_local(fd, &local) == 0 && log_begin(LOG_listening)) {
+    if (!gw->number && sys_local(fd, &local) == 0 && log_begin(LOG_listening)) {
         log_text("address", slice_str(local.text));
         log_text("serves", slice_str(admin ? "admin" : "http, websocket"));
         log_end();
@@ -284,6 +284,7 @@ static bool phase_pending(void *arg)
         gw->trimmed_ms = gw->loop.now_ms;
         sys_memory_trim();
     }
+    loops_places_tell(gw, places_taken(gw, false));
     return !list_empty(&gw->guests.turns);
 }
 
@@ -342,7 +343,7 @@ static void drain_step(void *arg, struct timer *t)
         log_number("connections", left);
         log_end();
     }
-    if (over || !left)
+    if (over || (!left && loops_drained(gw)))
         gw->loop.stop = true;
     else
         wheel_set(&gw->loop.wheel, t, DRAIN_STEP_MS);
@@ -384,7 +385,7 @@ void gateway_module_init(const struct config *config, uint32_t i, struct guest_m
                                                .table_elements = (uint32_t)l->table_elements,
                                                .deadline_ms = (uint32_t)l->deadline,
                                                .timeout_ms = (uint32_t)l->timeout,
-                                               .cpu_ms = (uint32_t)l->cpu,
+                                               .cpu_ms = (uint32_t)loops_share(config, l->cpu),
                                                .calls = (uint32_t)l->calls};
 }
 
@@ -405,10 +406,10 @@ struct slice gateway_space(const struct gateway *gw, uint32_t module,
 
 static void guest_limits_of(const struct config *c, struct guest_limits *out)
 {
-    uint32_t slots = (uint32_t)c->limits.guests;
+    uint32_t slots = (uint32_t)loops_share(c, c->limits.guests);
     *out = (struct guest_limits){.slots = slots,
                                  .slots_module = MAX(1u, slots / 4),
-                                 .queue = (uint32_t)c->limits.guest_queue,
+                                 .queue = (uint32_t)loops_share(c, c->limits.guest_queue),
                                  .memory_max = 65536,
                                  .table_max = 1,
                                  .budget_ns = GUEST_BUDGET_NS};
@@ -427,18 +428,34 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
 /* Topics, timers and tables of guests' keys. */
 static void hub_init(struct gateway *gw)
 {
-    uint8_t seed[16];
-    sys_random(seed, sizeof(seed));
-    hash_seed(seed);
     topics_init(&gw->topics, &gw->net);
     gw->topics.deliver = upgrade_deliver;
     timers_init(&gw->timers, &gw->loop);
+    gw->timers.last_id = (uint64_t)gw->number << 56;
     gw->timers.due = timer_due;
     gw->timers.gone = timer_gone;
     gw->topics.owner = gw->timers.owner = gw;
     buf_init(&gw->drains, UINT32_MAX);
     loop_on(&gw->loop, LOOP_THROTTLE, NULL, throttle_over, gw);
     gw->throttle_timer.kind = LOOP_THROTTLE;
+}
+
+/* The first loop's are everybody's. */
+static enum err states_init(struct gateway *gw)
+{
+    size_t n = gw->config.n_modules + gw->config.admin.modules + 1;
+    gw->states_max = (uint32_t)n - 1;
+    gw->states = mem_alloc(n * sizeof(*gw->states));
+    struct kv *kv = gw->number ? loops_at(gw, 0)->states[0].kv : mem_alloc(n * sizeof(*kv));
+    if (!gw->states || !kv)
+        return ERR_NO_MEMORY;
+    memset(gw->states, 0, n * sizeof(*gw->states));
+    for (uint32_t i = 0; i < n; i++) {
+        gw->states[i].kv = &kv[i];
+        if (!gw->number && i < gw->config.n_modules)
+            kv_init(&kv[i], gw->config.modules[i].limits.kv);
+    }
+    return ERR_NONE;
 }
 
 enum err gateway_init(struct gateway *gw)
@@ -448,7 +465,7 @@ enum err gateway_init(struct gateway *gw)
                                 .linger_ms = (uint32_t)l->close_timeout,
                                 .send_ms = (uint32_t)l->send_timeout,
                                 .slow_ms = (uint32_t)l->slow_timeout,
-                                .queues = l->queues};
+                                .queues = loops_share(&gw->config, l->queues)};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)
@@ -474,14 +491,9 @@ enum err gateway_init(struct gateway *gw)
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);
     guests_init(&gw->guests, &guest_limits, &event_ops, &gw->loop.now_ns);
-    size_t n = gw->config.n_modules + gw->config.admin.modules + 1;
-    gw->states = mem_alloc(n * sizeof(*gw->states));
-    gw->states_max = (uint32_t)n - 1;
-    if (!gw->states)
-        return ERR_NO_MEMORY;
-    memset(gw->states, 0, n * sizeof(*gw->states));
-    for (uint32_t i = 0; i < gw->config.n_modules; i++)
-        kv_init(&gw->states[i].kv, gw->config.modules[i].limits.kv);
+    e = states_init(gw);
+    if (e)
+        return e;
     hub_init(gw);
     gw->reserve = sys_reserve_open();
     return ERR_NONE;
@@ -505,6 +517,8 @@ void gateway_drain(struct gateway *gw)
     gw->drain_until_ms = gw->loop.now_ms + gw->config.root.drain;
     gw->drain_spread_ms = gw->drain_until_ms - last_ms;
     if (log_begin(LOG_draining)) {
+        if (gw->loops)
+            log_number("loop", gw->number);
         log_number("connections", (int64_t)metrics.connections_active);
         log_end();
     }

@@ -10,6 +10,7 @@
  *   admin.c      the admin listener
  *   topics_api.c   what it says about topics, and publishes
  *   access.c     addresses, their limits, tokens
+ *   loops.c      several of them, each on its thread: what they share and tell one another
  *   modules.c    versions of modules: loading, swapping, unloading
  *   modules_api.c  what the admin listener says and does about them
  */
@@ -43,16 +44,18 @@ struct module_code {
     struct guest_module guest;
     struct list node; /* of those that were replaced */
     struct module_version version, before;
-    bool told; /* its on_unload was started */
+    struct change *change; /* that brings it, while it is tried */
+    bool told;             /* its on_unload was started */
 };
 
 /* What a module keeps in the host, whatever instance or version of it runs. */
 struct module_state {
     struct module_code *code;   /* new events run it */
     struct module_code *canary; /* those of some connections run this one; NULL: there is none */
-    struct kv kv;
+    struct module_code *trial;  /* was tried, and waits for what the other loops say */
+    struct kv *kv;              /* of all loops */
     uint32_t n_timers;
-    bool going; /* removed, or refused at its first: freed with its last event */
+    struct change *going; /* removed, or refused at its first: freed with its last event */
 };
 
 /* Of a connection: whom a proxy has named. */
@@ -64,6 +67,11 @@ struct proxied {
 struct gateway {
     struct config config;
     struct loop loop;
+    struct loops *loops; /* NULL: this is the only one */
+    uint8_t number;      /* of its loop */
+    bool drained;
+    struct word *outbox, **outbox_end; /* words that other loops had no room for */
+    struct timer outbox_timer;
     struct net net;
     struct http_server http, admin;
     struct ws_server ws;
@@ -169,6 +177,7 @@ bool access_is_token(struct slice protocol);
 void upgrade_init(struct gateway *gw);
 /* Starts on_ws_drain for those that wait for it, as far as guests have room. */
 void upgrade_drains(struct gateway *gw);
+void upgrade_send(struct gateway *gw, struct conn *c, struct slice frame); /* a guest's */
 /* Hands a published frame to a WebSocket. */
 void upgrade_deliver(void *owner, struct conn *c, struct frame *frame);
 void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, uint16_t route);
@@ -178,9 +187,9 @@ struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c); /
 
 /* event_ops.c */
 extern const struct guest_ops event_ops;
-/* A connection that the guest may reach: an open WebSocket of its own module. NULL: there is none.
- */
-struct conn *event_reach(struct event *ev, uint64_t id);
+/* A connection that the module's guest may reach: an open WebSocket of its own, and of this loop.
+ * NULL: there is none. */
+struct conn *event_reach(struct gateway *gw, uint32_t module, uint64_t id);
 struct slice event_space(const struct event *ev);              /* where its topics live */
 bool event_field_own(struct slice name);                       /* which the gateway writes itself */
 bool event_field_valid(struct slice name, struct slice value); /* in a guest's response */

@@ -4,10 +4,27 @@
  *
  *   MODULE -> loaded -> trial (an instance is made) -> in force -> replaced -> last event ->
  * unloaded |         |                                          ^
- *               +---------+--- REFUSED: it is never in force --------+ */
-#include "app/gateway.h"
+ *               +---------+--- REFUSED: it is never in force --------+
+ *
+ * Each loop does so with an engine of its own: the trial goes through all of them, and then, by
+ * what they said, either all put the version in force or none does. */
+#include <stdio.h>
+
+#include "app/loops.h"
 #include "base/log.h"
 #include "guest/guest_instance.h"
+
+/* A change on its way through the loops. */
+struct change {
+    struct errand errand;
+    uint32_t number;
+    int fd;
+    bool promote; /* of a canary's end */
+    enum err e;
+    struct buf why;
+    char versions[VERSIONS_TEXT];
+    char words[VERSIONS_TEXT]; /* of one that is added: for the other loops' config_module_set */
+};
 
 static const struct config_module *config_of(const struct gateway *gw, const struct module_code *c)
 {
@@ -16,7 +33,7 @@ static const struct config_module *config_of(const struct gateway *gw, const str
 
 static void log_version(enum log_event event, const struct gateway *gw, const struct module_code *c)
 {
-    if (!log_begin(event))
+    if (gw->number || !log_begin(event)) /* the same happens in all loops */
         return;
     log_text("module", slice_str(c->guest.name));
     log_number("version", c->version.number);
@@ -64,7 +81,7 @@ enum err modules_load(struct gateway *gw, uint32_t number, int fd, const char *v
         gw->states[number].canary = c;
     } else {
         gw->states[number].code = c;
-        metrics.modules_added += config_module_added(config_of(gw, c));
+        metrics.modules_added += !gw->number && config_module_added(config_of(gw, c));
     }
     log_version(LOG_module_loaded, gw, c);
     return ERR_NONE;
@@ -78,18 +95,64 @@ static void replace(struct gateway *gw, struct module_code *c)
     metrics.module_versions_replaced++;
 }
 
-/* Nothing starts for the module in this place any more. */
-static void leave(struct gateway *gw, uint32_t number)
+/* Nothing starts for the module in this place any more. places_free lets the errand go on. */
+static void place_leave(struct gateway *gw, struct errand *errand)
 {
-    gw->n_going += !gw->states[number].going;
-    gw->states[number].going = true;
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    if (ch->number >= gw->config.n_modules) /* this loop was never told of it */
+        ASSERT(config_module_set(&gw->config, ch->number, NULL));
+    gw->states[ch->number].going = ch;
+    gw->n_going++;
 }
 
-static void refuse(struct gateway *gw, uint32_t number, struct slice why)
+/* All loops have left it. */
+static void place_left(struct gateway *gw, struct errand *errand)
 {
-    control_send_bytes(SYS_CONTROL_FD, CONTROL_REFUSED, number, why);
-    if (!gw->states[number].code)
-        leave(gw, number);
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    kv_done(gw->states[ch->number].kv);
+    control_send(SYS_CONTROL_FD, CONTROL_FREED, ch->number, "", -1);
+    mem_free(ch, sizeof(*ch));
+}
+
+/* The end, which the supervisor is told. A place without a module is left. */
+static void change_end(struct gateway *gw, struct errand *errand)
+{
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    struct slice why = ch->why.len ? buf_slice(&ch->why) : slice_str(err_text(ch->e));
+    control_send_bytes(SYS_CONTROL_FD, ch->e ? CONTROL_REFUSED : CONTROL_LOADED, ch->number,
+                       ch->e ? why : SLICE_NONE);
+    sys_close(ch->fd);
+    buf_done(&ch->why);
+    if (gw->states[ch->number].code || gw->states[ch->number].going) {
+        mem_free(ch, sizeof(*ch));
+        return;
+    }
+    errand->visit = place_leave;
+    errand->home = place_left;
+    errand_start(gw, errand);
+}
+
+/* NULL: there is no memory, which the supervisor was told. */
+static struct change *change_new(uint32_t number, int fd,
+                                 void (*visit)(struct gateway *gw, struct errand *e),
+                                 void (*home)(struct gateway *gw, struct errand *e))
+{
+    struct change *ch = mem_alloc(sizeof(*ch));
+    if (!ch) {
+        control_send(SYS_CONTROL_FD, CONTROL_REFUSED, number, err_text(ERR_NO_MEMORY), -1);
+        sys_close(fd);
+        return NULL;
+    }
+    *ch = (struct change){.errand = {.visit = visit, .home = home}, .number = number, .fd = fd};
+    buf_init(&ch->why, 8192);
+    return ch;
+}
+
+static void change_refuse(struct change *ch, enum err e, struct slice why)
+{
+    ch->e = e;
+    if (!ch->why.len && buf_append(&ch->why, why))
+        buf_clear(&ch->why, 0);
 }
 
 /* The actor that c takes over from may leave to it what it knows: so c's first event comes after
@@ -114,34 +177,61 @@ static bool actor_unloads(struct gateway *gw, struct module_code *c)
     return true;
 }
 
-/* The trial's end. */
-static void tried(struct guest_call *call, enum err e)
+static void code_drop(struct gateway *gw, struct module_code *c)
 {
-    struct event *ev = CONTAINER_OF(call, struct event, call);
-    struct gateway *gw = ev->gw;
-    struct module_code *c = CONTAINER_OF(call->module, struct module_code, guest);
-    uint32_t number = c->guest.number;
-    struct module_state *s = &gw->states[number];
-    if (ev->said)
-        command_lines_end(ev);
-    if (e) {
-        refuse(gw, number, ev->copy.len ? buf_slice(&ev->copy) : slice_str(err_text(e)));
-        c->version.number = 0;
-        replace(gw, c);
+    if (c)
+        c->version.number = 0; /* it was never in force */
+    replace(gw, c);
+}
+
+/* In each loop, once all have tried it: in force, or dropped. */
+static void change_settle(struct gateway *gw, struct errand *errand)
+{
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    struct module_state *s = &gw->states[ch->number];
+    struct module_code *c = s->trial;
+    s->trial = NULL;
+    if (ch->e) {
+        code_drop(gw, c);
     } else {
         replace(gw, s->canary);
         s->canary = c->version.percent ? c : NULL;
         bool first = !s->code;
         if (!s->canary) {
-            metrics.modules_added += first;
+            metrics.modules_added += first && !gw->number;
             actor_wait(s->code, c);
             replace(gw, s->code);
             s->code = c;
         }
-        metrics.module_swaps_total++;
+        metrics.module_swaps_total += !gw->number;
         log_version(first ? LOG_module_loaded : LOG_module_swapped, gw, c);
-        control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
     }
+    errand_next(gw, errand);
+}
+
+static void change_tried(struct gateway *gw, struct errand *errand)
+{
+    errand->visit = change_settle;
+    errand->home = change_end;
+    errand_start(gw, errand);
+}
+
+/* A loop's trial's end. */
+static void tried(struct guest_call *call, enum err e)
+{
+    struct event *ev = CONTAINER_OF(call, struct event, call);
+    struct gateway *gw = ev->gw;
+    struct module_code *c = CONTAINER_OF(call->module, struct module_code, guest);
+    struct change *ch = c->change;
+    if (ev->said)
+        command_lines_end(ev);
+    if (e) {
+        change_refuse(ch, e, ev->copy.len ? buf_slice(&ev->copy) : slice_str(err_text(e)));
+        code_drop(gw, c);
+    } else {
+        gw->states[c->guest.number].trial = c;
+    }
+    errand_next(gw, &ch->errand);
     event_free(ev);
 }
 
@@ -156,52 +246,82 @@ static bool actor_lingers(const struct gateway *gw, uint32_t number)
     return false;
 }
 
-void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions)
+static void change_try(struct gateway *gw, struct errand *errand)
 {
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
     struct module_code *c = NULL;
-    struct buf why;
-    if (actor_lingers(gw, number)) {
+    int fd = ch->e ? -1 : sys_dup(ch->fd);
+    if (!ch->e && gw->number && *ch->words)
+        ASSERT(config_module_set(&gw->config, ch->number, ch->words));
+    if (!ch->e && actor_lingers(gw, ch->number))
+        change_refuse(ch, ERR_MODULE_REFUSED,
+                      SLICE("an event of the version before the present one still runs"));
+    else if (!ch->e && gw->loops && strcmp(gw->config.modules[ch->number].instance, "module") == 0)
+        change_refuse(ch, ERR_MODULE_REFUSED,
+                      SLICE("instance: module has one place for all its events: workers: 1"));
+    else if (!ch->e && fd < 0)
+        ch->e = ERR_SYS;
+    if (ch->e) {
         sys_close(fd);
-        refuse(gw, number, SLICE("an event of the version before the present one still runs"));
+        errand_next(gw, errand);
         return;
     }
-    buf_init(&why, 8192);
-    enum err e = code_load(gw, number, fd, versions, &c, &why);
-    struct event *ev = e ? NULL : event_new(gw, NULL, GUEST_EXPORTS, &c->guest, c->guest.begin);
+    ch->e = code_load(gw, ch->number, fd, ch->versions, &c, &ch->why);
+    struct event *ev = ch->e ? NULL : event_new(gw, NULL, GUEST_EXPORTS, &c->guest, c->guest.begin);
     if (ev) {
+        c->change = ch;
         ev->call.frame.n_results = 0;
         ev->call.done = tried;
-        e = event_queue(ev);
-    } else if (!e) {
-        e = ERR_NO_MEMORY;
+        ch->e = event_queue(ev);
+    } else if (!ch->e) {
+        ch->e = ERR_NO_MEMORY;
     }
-    if (e) {
-        refuse(gw, number, why.len ? buf_slice(&why) : slice_str(err_text(e)));
-        if (c) {
-            c->version.number = 0;
-            replace(gw, c);
-        }
+    if (ch->e) {
+        code_drop(gw, c);
+        errand_next(gw, errand);
     }
-    buf_done(&why);
+}
+
+void modules_swap(struct gateway *gw, uint32_t number, int fd, const char *versions)
+{
+    struct change *ch = change_new(number, fd, change_try, change_tried);
+    if (!ch)
+        return;
+    const struct config_module *m = &gw->config.modules[number];
+    snprintf(ch->versions, sizeof(ch->versions), "%s", versions);
+    if (!gw->states[number].code)
+        snprintf(ch->words, sizeof(ch->words), "%s %s %s %s", m->engine, m->instance, m->exec,
+                 m->name);
+    errand_start(gw, &ch->errand);
+}
+
+static void canary_end(struct gateway *gw, struct errand *errand)
+{
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    struct module_state *s = &gw->states[ch->number];
+    struct module_code *c = s->canary;
+    if (!c) {
+        change_refuse(ch, ERR_MODULE_NO_VERSION, SLICE("there is no canary"));
+    } else {
+        s->canary = NULL;
+        replace(gw, ch->promote ? s->code : c);
+    }
+    if (c && ch->promote) {
+        s->code = c;
+        c->version.percent = 0;
+        metrics.module_swaps_total += !gw->number;
+        log_version(LOG_module_swapped, gw, c);
+    }
+    errand_next(gw, errand);
 }
 
 void modules_canary_end(struct gateway *gw, uint32_t number, bool promote)
 {
-    struct module_state *s = &gw->states[number];
-    struct module_code *c = s->canary;
-    if (!c) {
-        refuse(gw, number, SLICE("there is no canary"));
+    struct change *ch = change_new(number, -1, canary_end, change_end);
+    if (!ch)
         return;
-    }
-    s->canary = NULL;
-    replace(gw, promote ? s->code : c);
-    if (promote) {
-        s->code = c;
-        c->version.percent = 0;
-        metrics.module_swaps_total++;
-        log_version(LOG_module_swapped, gw, c);
-    }
-    control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
+    ch->promote = promote;
+    errand_start(gw, &ch->errand);
 }
 
 void modules_foresee(struct gateway *gw)
@@ -224,28 +344,37 @@ int modules_find(const struct gateway *gw, struct slice name)
     return -1;
 }
 
+/* The other loops hear of it with its code. */
 void modules_add(struct gateway *gw, uint32_t number, const char *words)
 {
     /* The supervisor gives a place only when it was told that it is free. */
     ASSERT(number < gw->states_max && !gw->states[number].code && !gw->states[number].going);
     ASSERT(config_module_set(&gw->config, number, words));
-    kv_init(&gw->states[number].kv, gw->config.modules[number].limits.kv);
+    if (!gw->number)
+        kv_init(gw->states[number].kv, gw->config.modules[number].limits.kv);
+}
+
+static void remove_visit(struct gateway *gw, struct errand *errand)
+{
+    struct change *ch = CONTAINER_OF(errand, struct change, errand);
+    struct module_state *s = &gw->states[ch->number];
+    if (!gw->number && (!s->code || !config_module_added(&gw->config.modules[ch->number])))
+        change_refuse(ch, ERR_MODULE_UNKNOWN, SLICE("no such module was added"));
+    if (!ch->e) {
+        log_version(LOG_module_removed, gw, s->code);
+        metrics.modules_added -= !gw->number;
+        replace(gw, s->canary);
+        replace(gw, s->code);
+        s->code = s->canary = NULL;
+    }
+    errand_next(gw, errand);
 }
 
 void modules_remove(struct gateway *gw, uint32_t number)
 {
-    struct module_state *s = &gw->states[number];
-    if (!s->code || !config_module_added(&gw->config.modules[number])) {
-        refuse(gw, number, SLICE("no such module was added"));
-        return;
-    }
-    log_version(LOG_module_removed, gw, s->code);
-    metrics.modules_added--;
-    replace(gw, s->canary);
-    replace(gw, s->code);
-    s->code = s->canary = NULL;
-    leave(gw, number);
-    control_send(SYS_CONTROL_FD, CONTROL_LOADED, number, "", -1);
+    struct change *ch = change_new(number, -1, remove_visit, change_end);
+    if (ch)
+        errand_start(gw, &ch->errand);
 }
 
 static bool replaced_has(const struct gateway *gw, uint32_t number)
@@ -263,12 +392,12 @@ static void places_free(struct gateway *gw)
         struct module_state *s = &gw->states[i];
         if (!s->going || replaced_has(gw, i))
             continue;
+        struct errand *errand = &s->going->errand;
         timers_drop(&gw->timers, i);
-        kv_done(&s->kv);
-        memset(s, 0, sizeof(*s));
+        *s = (struct module_state){.kv = s->kv};
         gw->n_going--;
         ASSERT(config_module_set(&gw->config, i, NULL));
-        control_send(SYS_CONTROL_FD, CONTROL_FREED, i, "", -1);
+        errand_next(gw, errand);
     }
 }
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "app/gateway.h"
+#include "app/loops.h"
 #include "guest/guest_instance.h"
 
 enum { JOBS_MAX = 8, PAGE_MAX = 1 << 20 };
@@ -19,6 +19,24 @@ struct module_job {
     char name[65];
     char engine[8], instance[8], exec[8]; /* of one that is added; empty: not said */
 };
+
+/* What the loops have of a version; each adds its own. */
+struct tally {
+    struct module_version version;
+    uint32_t module;
+    enum { ACTIVE, CANARY, REPLACED, STATES } state;
+    uint64_t events, made, restored;
+    uint32_t running, waiting;
+    const char *way; /* of its instances */
+};
+
+struct modules_ask {
+    struct ask ask;
+    uint32_t module; /* MODULES_ALL: all */
+    enum err e;
+    struct buf tallies;
+};
+enum { MODULES_ALL = UINT32_MAX, TALLIES_MAX = 1 << 20 };
 
 static struct module_job *job_first(const struct gateway *gw)
 {
@@ -37,42 +55,41 @@ static enum err put_version(struct buf *out, const struct module_version *v)
                       v->number, v->sha256, since);
 }
 
-static enum err put_code(struct buf *out, const struct module_code *c, const char *state)
+static enum err put_tally(struct buf *out, const struct tally *t)
 {
-    uint32_t refs = c->guest.refs, running = c->guest.running;
+    static const char *const states[STATES] = {"active", "canary", "replaced"};
     enum err e = buf_append(out, SLICE("{"));
-    e = e ? e : put_version(out, &c->version);
+    e = e ? e : put_version(out, &t->version);
     return e ? e
              : buf_printf(out,
                           ",\"state\":\"%s\",\"events\":%" PRIu64 ",\"running\":%" PRIu32
                           ",\"waiting\":%" PRIu32 ",\"instances\":{\"are\":\"%s\",\"made\":%" PRIu64
                           ",\"restored\":%" PRIu64 "}}",
-                          state, c->guest.events, running, refs - MIN(refs, running),
-                          guest_instance_way(&c->guest), c->guest.made, c->guest.restored);
+                          states[t->state], t->events, t->running, t->waiting, t->way, t->made,
+                          t->restored);
 }
 
 /* Its versions: the one in force, those that wait for their last event, the one to go back to. */
-static enum err put_module(const struct gateway *gw, struct buf *out, uint32_t i)
+static enum err put_module(const struct gateway *gw, const struct buf *tallies, struct buf *out,
+                           uint32_t i)
 {
     const struct config_module *m = &gw->config.modules[i];
     const struct module_code *now = gw->states[i].code, *canary = gw->states[i].canary;
+    const struct tally *t = (const struct tally *)tallies->p;
+    const char *comma = "";
     enum err e = buf_printf(
         out, "{\"name\":\"%s\",\"engine\":\"%s\",\"instance\":\"%s\",\"added\":%s,", m->name,
         m->engine, m->instance, config_module_added(m) ? "true" : "false");
     e = e ? e : put_version(out, &now->version);
     e = e ? e : buf_append(out, SLICE(",\"versions\":["));
-    e = e ? e : put_code(out, now, "active");
-    if (canary) {
-        e = e ? e : buf_append(out, SLICE(","));
-        e = e ? e : put_code(out, canary, "canary");
-    }
-    for (const struct list *n = gw->replaced.next; n != &gw->replaced && !e; n = n->next) {
-        const struct module_code *c = CONTAINER_OF(n, struct module_code, node);
-        if (c->guest.number != i)
-            continue;
-        e = buf_append(out, SLICE(","));
-        e = e ? e : put_code(out, c, "replaced");
-    }
+    for (int state = ACTIVE; state < STATES; state++)
+        for (size_t k = 0; k < tallies->len / sizeof(*t) && !e; k++) {
+            if (t[k].module != i || (int)t[k].state != state)
+                continue;
+            e = buf_printf(out, "%s", comma);
+            e = e ? e : put_tally(out, &t[k]);
+            comma = ",";
+        }
     e = e ? e
           : buf_printf(out, "],\"canary_percent\":%" PRIu32 ",\"rollback\":",
                        canary ? canary->version.percent : 0);
@@ -83,14 +100,14 @@ static enum err put_module(const struct gateway *gw, struct buf *out, uint32_t i
     return e ? e : buf_append(out, SLICE("}}"));
 }
 
-static enum err put_modules(const struct gateway *gw, struct buf *out)
+static enum err put_modules(const struct gateway *gw, const struct buf *tallies, struct buf *out)
 {
     enum err e = buf_append(out, SLICE("{\"modules\":["));
     for (uint32_t i = 0; i < gw->config.n_modules && !e; i++) {
         if (!gw->states[i].code)
             continue;
         e = out->p[out->len - 1] == '}' ? buf_append(out, SLICE(",\n")) : ERR_NONE;
-        e = e ? e : put_module(gw, out, i);
+        e = e ? e : put_module(gw, tallies, out, i);
     }
     return e ? e : buf_append(out, SLICE("]}\n"));
 }
@@ -104,31 +121,102 @@ static void respond(struct gateway *gw, struct conn *c, enum err e, struct slice
         http_exchange_respond(&gw->admin, c, &r);
 }
 
+static void tally_add(struct modules_ask *a, const struct module_code *c, int state)
+{
+    struct tally *t = (struct tally *)a->tallies.p;
+    uint32_t refs = c ? c->guest.refs : 0;
+    if (!c || !c->version.number || a->e ||
+        (a->module != MODULES_ALL && a->module != c->guest.number))
+        return;
+    for (size_t k = a->tallies.len / sizeof(*t);; t++, k--) {
+        if (!k) {
+            struct tally made = {.version = c->version,
+                                 .module = c->guest.number,
+                                 .state = state,
+                                 .way = guest_instance_way(&c->guest)};
+            a->e = buf_append(&a->tallies, slice_of(&made, sizeof(made)));
+            if (a->e)
+                return;
+            t = (struct tally *)(a->tallies.p + a->tallies.len) - 1;
+            break;
+        }
+        if (t->module == c->guest.number && t->version.number == c->version.number &&
+            (int)t->state == state)
+            break;
+    }
+    t->events += c->guest.events;
+    t->made += c->guest.made;
+    t->restored += c->guest.restored;
+    t->running += c->guest.running;
+    t->waiting += refs - MIN(refs, c->guest.running);
+}
+
+static void modules_visit(struct gateway *gw, struct errand *e)
+{
+    struct modules_ask *a = CONTAINER_OF(e, struct modules_ask, ask.errand);
+    for (uint32_t i = 0; i < gw->config.n_modules; i++) {
+        tally_add(a, gw->states[i].code, ACTIVE);
+        tally_add(a, gw->states[i].canary, CANARY);
+    }
+    for (const struct list *n = gw->replaced.next; n != &gw->replaced; n = n->next)
+        tally_add(a, CONTAINER_OF(n, struct module_code, node), REPLACED);
+    errand_next(gw, e);
+}
+
+static void modules_home(struct gateway *gw, struct errand *errand)
+{
+    struct modules_ask *a = CONTAINER_OF(errand, struct modules_ask, ask.errand);
+    struct buf out;
+    buf_init(&out, PAGE_MAX);
+    enum err e = a->e;
+    if (!e && a->module == MODULES_ALL)
+        e = put_modules(gw, &a->tallies, &out);
+    else if (!e && !(e = put_module(gw, &a->tallies, &out, a->module)))
+        e = buf_append(&out, SLICE("\n"));
+    if (ask_waits(gw, &a->ask))
+        respond(gw, a->ask.conn, e, buf_slice(&out));
+    buf_done(&out);
+    buf_done(&a->tallies);
+    ask_free(gw, &a->ask);
+}
+
+static void modules_ask(struct gateway *gw, struct conn *c, bool kept, uint32_t module)
+{
+    struct modules_ask *a = ask_new(gw, c, kept, sizeof(*a));
+    if (!a)
+        return;
+    a->ask.errand.visit = modules_visit;
+    a->ask.errand.home = modules_home;
+    a->module = module;
+    buf_init(&a->tallies, TALLIES_MAX);
+    errand_start(gw, &a->ask.errand);
+}
+
 /* ---- changes ---- */
 
 static void answer(struct gateway *gw, struct module_job *job, enum err e, struct slice text)
 {
     struct conn *c = job->conn;
     struct buf out;
-    buf_init(&out, PAGE_MAX);
-    conn_resume(&gw->net, c);
-    if (c->state != CONN_OPEN) {
-        http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
-    } else if (e) {
-        http_exchange_fail(&gw->admin, c, e, SLICE_NONE, text);
-    } else if (job->kind == CONTROL_RELOAD) {
-        respond(gw, c, ERR_NONE, text);
-    } else if (job->kind == CONTROL_REMOVE) {
-        e = buf_printf(&out, "{\"removed\":\"%s\"}\n", job->name);
-        respond(gw, c, e, buf_slice(&out));
+    buf_init(&out, 256);
+    if (!e && job->kind == CONTROL_ADD) /* in the place that the supervisor gave it */
+        job->module = (uint32_t)modules_find(gw, slice_str(job->name));
+    if (!e && job->kind != CONTROL_RELOAD && job->kind != CONTROL_REMOVE) {
+        modules_ask(gw, c, true, job->module);
     } else {
-        if (job->kind == CONTROL_ADD) /* in the place that the supervisor gave it */
-            job->module = (uint32_t)modules_find(gw, slice_str(job->name));
-        e = put_module(gw, &out, job->module);
-        e = e ? e : buf_append(&out, SLICE("\n"));
-        respond(gw, c, e, buf_slice(&out));
+        conn_resume(&gw->net, c);
+        if (c->state != CONN_OPEN)
+            http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
+        else if (e)
+            http_exchange_fail(&gw->admin, c, e, SLICE_NONE, text);
+        else if (job->kind == CONTROL_RELOAD)
+            respond(gw, c, ERR_NONE, text);
+        else {
+            e = buf_printf(&out, "{\"removed\":\"%s\"}\n", job->name);
+            respond(gw, c, e, buf_slice(&out));
+        }
+        conn_release(&gw->net, c);
     }
-    conn_release(&gw->net, c);
     buf_done(&out);
     list_remove(&job->node);
     mem_free(job, sizeof(*job));
@@ -334,15 +422,6 @@ static void module_request(struct gateway *gw, struct conn *c, const struct http
     job_new(gw, c, &job);
 }
 
-static void modules_list(struct gateway *gw, struct conn *c)
-{
-    struct buf out;
-    buf_init(&out, PAGE_MAX);
-    enum err e = put_modules(gw, &out);
-    respond(gw, c, e, buf_slice(&out));
-    buf_done(&out);
-}
-
 void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
                      struct slice path)
 {
@@ -356,7 +435,7 @@ void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *e
         e = ERR_METHOD;
         fields = SLICE("Allow: POST\r\n");
     } else if (list) {
-        modules_list(gw, c);
+        modules_ask(gw, c, false, MODULES_ALL);
     } else if (reload) {
         job_new(gw, c, &(struct module_job){.kind = CONTROL_RELOAD});
     } else if (path.n > under.n && memcmp(path.p, under.p, under.n) == 0) {

@@ -23,8 +23,8 @@ struct supervisor {
     const char *file;
     struct config config;
     struct loop loop;
-    int yaml, keys;               /* sealed memfds; keys: -1 where there are none */
-    int listeners[LISTENERS_MAX]; /* the last one is the admin's */
+    int yaml, keys;                             /* sealed memfds; keys: -1 where there are none */
+    int listeners[LISTENERS_MAX * THREADS_MAX]; /* a loop each; the last one is the admin's */
     unsigned n_listeners;
     struct changes changes;
     int signals, log[2];
@@ -76,29 +76,30 @@ static bool user_find(struct supervisor *s, bool serve)
     return ok;
 }
 
-static bool listener_open(struct supervisor *s, const char *address)
+static bool listener_open(struct supervisor *s, const char *address, uint64_t loops)
 {
     char host[64];
     uint16_t port;
     int fd = -EMFILE;
     if (!config_address(address, host, &port))
         fd = -EINVAL;
-    else if (s->n_listeners < LISTENERS_MAX)
+    else
         fd = sys_listen(host, port);
-    if (fd < 0) {
-        fprintf(stderr, "%s:1: can't listen on %s: %s\n", s->file, address, strerror(-fd));
-        return false;
+    for (uint64_t i = 0; fd >= 0 && i < loops; i++) {
+        s->listeners[s->n_listeners++] = fd;
+        fd = i + 1 < loops ? sys_listen_more(fd) : fd;
     }
-    s->listeners[s->n_listeners++] = fd;
-    return true;
+    if (fd < 0)
+        fprintf(stderr, "%s:1: can't listen on %s: %s\n", s->file, address, strerror(-fd));
+    return fd >= 0;
 }
 
 static bool listeners_open(struct supervisor *s)
 {
     bool ok = true;
     for (uint32_t i = 0; i < s->config.n_listen; i++)
-        ok = listener_open(s, s->config.listen[i]) && ok;
-    return listener_open(s, s->config.admin.address) && ok;
+        ok = listener_open(s, s->config.listen[i], s->config.root.workers) && ok;
+    return listener_open(s, s->config.admin.address, 1) && ok;
 }
 
 /* ---- the worker's output ---- */

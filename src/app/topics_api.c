@@ -4,7 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-#include "app/gateway.h"
+#include "app/loops.h"
 
 enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, NAME_MOST = 2048, PAGE_BYTES = 16 << 20 };
 
@@ -64,26 +64,91 @@ static json_t *hex(uint64_t v)
     return v ? json_string(text) : json_null();
 }
 
-static json_t *topic_put(const struct topic *t)
+/* A page is made in all loops, one after the other, until it is full. A cursor's first byte is the
+ * loop in which the next page begins, as an id's is. */
+struct topics_ask {
+    struct ask ask;
+    json_t *list;
+    uint64_t cursor, next;
+    uint32_t limit, members;
+    enum err e;
+    bool full;
+    const struct topics *topics; /* of the loop where it is */
+    size_t space_n, name_n;
+    uint8_t space[NAME_MOST], name[NAME_MOST]; /* of the topic whose members are asked for */
+};
+
+static json_t *topic_put(const uint8_t *space, size_t space_n, const uint8_t *name, size_t name_n,
+                         uint32_t members)
 {
-    size_t space_n = strlen((const char *)t->key); /* a zero byte ends it */
-    return json_pack("{s:o,s:o,s:I}", "space", json_stringn((const char *)t->key, space_n), "topic",
-                     json_stringn((const char *)t->key + space_n + 1, t->key_n - space_n - 1),
-                     "members", (json_int_t)t->n_members);
+    return json_pack("{s:o,s:o,s:I}", "space", json_stringn((const char *)space, space_n), "topic",
+                     json_stringn((const char *)name, name_n), "members", (json_int_t)members);
 }
 
 static void topic_found(void *arg, const struct topic *t)
 {
-    json_array_append_new(arg, topic_put(t));
+    struct topics_ask *a = arg;
+    size_t space_n = strlen((const char *)t->key); /* a zero byte ends it */
+    struct slice space = slice_of(t->key, space_n);
+    struct slice name = slice_of(t->key + space_n + 1, t->key_n - space_n - 1);
+    if (topics_first(a->topics, t))
+        json_array_append_new(a->list, topic_put(space.p, space.n, name.p, name.n,
+                                                 topics_members(a->topics, space, name)));
+}
+
+static void list_visit(struct gateway *gw, struct errand *errand)
+{
+    struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
+    uint64_t at = a->cursor >> 56 == gw->number ? a->cursor & 0xffffffff : 0;
+    size_t n = json_array_size(a->list);
+    a->topics = &gw->topics;
+    if (a->full || a->cursor >> 56 > gw->number) {
+        errand_next(gw, errand);
+        return;
+    }
+    if (n < a->limit) {
+        topics_scan(&gw->topics, &at, a->limit - (uint32_t)n, topic_found, a);
+        a->full = at != 0;
+    } else {
+        a->full = true; /* the next page begins here */
+    }
+    a->next = a->full ? (uint64_t)gw->number << 56 | at : 0;
+    errand_next(gw, errand);
+}
+
+static void list_home(struct gateway *gw, struct errand *errand)
+{
+    struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
+    json_t *doc = json_pack("{s:I,s:o,s:o}", "count", (json_int_t)topics_count(&gw->topics),
+                            "topics", a->list, "next", hex(a->next));
+    if (ask_waits(gw, &a->ask))
+        respond(gw, a->ask.conn, doc);
+    else
+        json_decref(doc);
+    ask_free(gw, &a->ask);
+}
+
+/* NULL: it was answered. */
+static struct topics_ask *topics_ask_new(struct gateway *gw, struct conn *c, uint64_t cursor,
+                                         uint32_t limit)
+{
+    struct topics_ask *a = ask_new(gw, c, false, sizeof(*a));
+    if (!a)
+        return NULL;
+    a->list = json_array();
+    a->cursor = cursor;
+    a->limit = limit;
+    return a;
 }
 
 static void topics_list(struct gateway *gw, struct conn *c, uint64_t cursor, uint32_t limit)
 {
-    json_t *list = json_array();
-    topics_scan(&gw->topics, &cursor, limit, topic_found, list);
-    respond(gw, c,
-            json_pack("{s:I,s:o,s:o}", "count", (json_int_t)gw->topics.count, "topics", list,
-                      "next", hex(cursor)));
+    struct topics_ask *a = topics_ask_new(gw, c, cursor, limit);
+    if (!a)
+        return;
+    a->ask.errand.visit = list_visit;
+    a->ask.errand.home = list_home;
+    errand_start(gw, &a->ask.errand);
 }
 
 static uint8_t digit(uint8_t c)
@@ -107,7 +172,46 @@ static bool decode(struct slice from, uint8_t *out, size_t most, size_t *n)
     return true;
 }
 
-/* "SPACE/TOPIC": a page of its members, in the order in which they joined. */
+static void show_visit(struct gateway *gw, struct errand *errand)
+{
+    struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
+    uint64_t at = a->cursor >> 56 == gw->number ? a->cursor : 0, next = 0;
+    struct slice space = slice_of(a->space, a->space_n), name = slice_of(a->name, a->name_n);
+    const struct topic *t = topics_find(&gw->topics, space, name);
+    a->members = topics_members(&gw->topics, space, name);
+    bool here = t && !a->full && !a->e && a->cursor >> 56 <= gw->number;
+    if (at && !t)
+        a->e = ERR_CURSOR;
+    while (here && topics_next(&gw->topics, t, at, &next) && next && !a->full) {
+        a->full = json_array_size(a->list) == a->limit;
+        if (!a->full)
+            json_array_append_new(a->list, hex(a->next = next));
+        at = next;
+    }
+    if (here && at && !next && !topics_next(&gw->topics, t, at, &next))
+        a->e = ERR_CURSOR;
+    errand_next(gw, errand);
+}
+
+static void show_home(struct gateway *gw, struct errand *errand)
+{
+    struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
+    enum err e = a->e ? a->e : a->members ? ERR_NONE : ERR_TOPIC_UNKNOWN;
+    json_t *doc = topic_put(a->space, a->space_n, a->name, a->name_n, a->members);
+    json_object_set_new(doc, "connections", a->list);
+    json_object_set_new(doc, "next", hex(a->full ? a->next : 0));
+    if (!ask_waits(gw, &a->ask))
+        json_decref(doc);
+    else if (!e)
+        respond(gw, a->ask.conn, doc);
+    else {
+        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
+        json_decref(doc);
+    }
+    ask_free(gw, &a->ask);
+}
+
+/* "SPACE/TOPIC": a page of its members, in each loop in the order in which they joined. */
 static enum err topic_show(struct gateway *gw, struct conn *c, struct slice path, uint64_t cursor,
                            uint32_t limit)
 {
@@ -117,26 +221,14 @@ static enum err topic_show(struct gateway *gw, struct conn *c, struct slice path
     if (!slash || !decode(slice_of(path.p, at), space, sizeof(space), &space_n) ||
         !decode(slice_of(slash + 1, path.n - at - 1), name, sizeof(name), &name_n))
         return ERR_NOT_FOUND;
-    const struct topic *t = topics_find(&gw->topics, slice_of(space, space_n),
-                                        slice_of(name, name_n));
-    if (!t)
-        return ERR_TOPIC_UNKNOWN;
-    json_t *list = json_array();
-    uint64_t next = 0;
-    for (uint32_t i = 0; i <= limit; i++) {
-        if (!topics_next(&gw->topics, t, cursor, &next)) {
-            json_decref(list);
-            return ERR_CURSOR;
-        }
-        if (!next || i == limit)
-            break;
-        json_array_append_new(list, hex(next));
-        cursor = next;
-    }
-    json_t *doc = topic_put(t);
-    json_object_set_new(doc, "connections", list);
-    json_object_set_new(doc, "next", hex(next ? cursor : 0));
-    respond(gw, c, doc);
+    struct topics_ask *a = topics_ask_new(gw, c, cursor, limit);
+    if (!a)
+        return ERR_NONE;
+    memcpy(a->space, space, a->space_n = space_n);
+    memcpy(a->name, name, a->name_n = name_n);
+    a->ask.errand.visit = show_visit;
+    a->ask.errand.home = show_home;
+    errand_start(gw, &a->ask.errand);
     return ERR_NONE;
 }
 
@@ -232,12 +324,13 @@ static enum err publish(struct gateway *gw, const struct published *p, uint32_t 
         return ERR_TOPIC_NAME;
     if (p->data.n > gw->config.limits.message)
         return ERR_WS_MESSAGE_SIZE;
-    if (!topics_room(&gw->topics, 1, p->data.n))
+    if (!topics_room(&gw->topics, 1, p->data.n) || !loops_room(gw, p->data.n))
         return ERR_LIMIT;
-    *receivers = t ? t->n_members - (except && topics_has(t, except)) : 0;
+    *receivers = topics_members(&gw->topics, p->space, p->topic) -
+                 (t && except && topics_has(t, except));
     size_t n = ws_frame_header(header, p->kind, true, p->data.n);
     metrics.api_published_total++;
-    return topics_publish(&gw->topics, p->space, p->topic, p->except, slice_of(header, n), p->data);
+    return loops_publish(gw, p->space, p->topic, p->except, slice_of(header, n), p->data);
 }
 
 static enum err publish_request(struct gateway *gw, struct conn *c, const struct http_exchange *ex,

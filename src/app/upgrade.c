@@ -1,5 +1,5 @@
 /* The opening handshake (RFC 6455 4.2), and what becomes of messages: to a guest, or echoed. */
-#include "app/gateway.h"
+#include "app/loops.h"
 #include "base/log.h"
 #include "ws/ws_extension.h"
 #include "ws/ws_handshake.h"
@@ -22,9 +22,11 @@ static enum conn_ready ready(void *owner, struct conn *c)
     if (m)
         return gateway_ready(gw, m);
     bool echo = gw->config.routes[c->route].handler == HANDLER_ECHO;
-    return echo                                                     ? CONN_ALWAYS
-           : topics_room(&gw->topics, 1, gw->config.limits.message) ? CONN_TURN
-                                                                    : CONN_NO_ROOM;
+    return echo ? CONN_ALWAYS
+           : topics_room(&gw->topics, 1, gw->config.limits.message) &&
+                   loops_room(gw, gw->config.limits.message)
+               ? CONN_TURN
+               : CONN_NO_ROOM;
 }
 
 static const struct config_route *route_of(const struct gateway *gw, const struct conn *c)
@@ -51,11 +53,19 @@ static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, st
     size_t space_n = public_space(route).n + 1;
     uint8_t header[WS_HEADER_MAX];
     size_t n = ws_frame_header(header, kind, true, data.n);
-    enum err e = topics_publish(&gw->topics, public_space(route),
-                                slice_of(topic->key + space_n, topic->key_n - space_n), 0,
-                                slice_of(header, n), data);
+    enum err e = loops_publish(gw, public_space(route),
+                               slice_of(topic->key + space_n, topic->key_n - space_n), 0,
+                               slice_of(header, n), data);
     if (e)
         ws_conn_fail(&gw->ws, c, e, CLOSE_NO_MEMORY);
+}
+
+void upgrade_send(struct gateway *gw, struct conn *c, struct slice frame)
+{
+    metrics.messages_sent_total++;
+    ws_conn_send_frame(&gw->ws, c, frame);
+    if (conn_queued(c) > gw->ws.queue_max / 2)
+        conn_watch(c);
 }
 
 /* Compressed once for all that want it so, when the first of them is reached. */

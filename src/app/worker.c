@@ -7,7 +7,8 @@
 #include <unistd.h>
 
 #include "app/control.h"
-#include "app/gateway.h"
+#include "app/loops.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "sys/sys_cage.h"
 
@@ -20,26 +21,29 @@ static uint64_t supervisor_pss;
 static bool configure(struct gateway *gw, int fd, const struct control *start)
 {
     struct slice yaml;
+    uint8_t seed[16];
     struct buf errors;
     struct log_output output = {sys_log_write, sys_wall_ms};
     enum log_level least = LOG_INFO;
     buf_init(&errors, 64 << 10);
     enum err e = sys_fd_read(fd, CONFIG_MAX, &yaml);
+    bool read = !e;
     sys_close(fd);
-    if (!e) {
-        e = config_parse(yaml, "weir.yaml", &gw->config, &errors);
-        mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
-    }
-    buf_done(&errors);
+    e = e ? e : config_parse(yaml, "weir.yaml", &gw->config, &errors);
     if (!e && !log_level_parse(gw->config.root.log_level, &least))
         e = ERR_INVALID;
     log_open(&output, least);
-    e = e ? e : gateway_init(gw);
+    sys_random(seed, sizeof(seed));
+    hash_seed(seed);
+    e = e ? e : loops_init(gw, yaml);
+    if (read)
+        mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+    buf_done(&errors);
     metrics.worker_restarts = start->number;
     struct sys_user *u = &gw->config.run_as;
     int other = 0;
-    if (sscanf(start->text, "%" SCNu64 " %d %" SCNu32 " %" SCNu32, &supervisor_pss, &other,
-               &u->uid, &u->gid) != 4)
+    if (sscanf(start->text, "%" SCNu64 " %d %" SCNu32 " %" SCNu32, &supervisor_pss, &other, &u->uid,
+               &u->gid) != 4)
         e = ERR_INVALID;
     u->other = other;
     return !e;
@@ -49,8 +53,14 @@ static bool configure(struct gateway *gw, int fd, const struct control *start)
 static bool load(struct gateway *gw, uint32_t i, int fd, const char *versions)
 {
     struct buf why;
+    enum err e = ERR_NONE;
     buf_init(&why, 8192);
-    enum err e = modules_load(gw, i, fd, versions, &why);
+    for (uint32_t n = loops_count(gw); n-- > 0 && !e;) {
+        int of_loop = n ? sys_dup(fd) : fd; /* the first one's is the last */
+        e = modules_load(loops_at(gw, n), i, of_loop, versions, &why);
+        if (e && n)
+            sys_close(fd);
+    }
     struct slice text = !e        ? slice_str(gw->states[i].canary ? "canary" : "")
                         : why.len ? buf_slice(&why)
                                   : slice_str(err_text(e));
@@ -59,15 +69,24 @@ static bool load(struct gateway *gw, uint32_t i, int fd, const char *versions)
     return sent;
 }
 
-static bool keys_take(struct config *c, int fd)
+static bool keys_take(struct gateway *gw, int fd)
 {
     struct slice keys;
-    enum err e = sys_fd_read(fd, (size_t)c->n_jwts * (CONFIG_KEY_MAX + 1), &keys);
+    enum err e = sys_fd_read(fd, (size_t)gw->config.n_jwts * (CONFIG_KEY_MAX + 1), &keys);
     sys_close(fd);
-    bool ok = !e && config_keys_read(c, keys);
+    bool ok = !e;
+    for (uint32_t i = 0; i < loops_count(gw) && ok; i++)
+        ok = config_keys_read(&loops_at(gw, i)->config, keys);
     if (!e)
         mem_free((void *)(uintptr_t)keys.p, keys.n ? keys.n : 1);
     return ok;
+}
+
+/* A public listener's sockets come one after the other, one for each loop. */
+static enum err listen_on(struct gateway *gw, int fd, bool admin)
+{
+    static uint32_t sockets;
+    return gateway_listen(admin ? gw : loops_at(gw, sockets++ % loops_count(gw)), fd, admin);
 }
 
 /* All that comes before SERVE. *stop: it was told to end before. */
@@ -81,11 +100,12 @@ static bool prepare(struct gateway *gw, bool *stop)
         if (m.kind == CONTROL_START && !configured)
             ok = configured = configure(gw, fd, &m);
         else if (m.kind == CONTROL_LISTENER && configured)
-            ok = gateway_listen(gw, fd, m.number) == ERR_NONE;
+            ok = listen_on(gw, fd, m.number) == ERR_NONE;
         else if (m.kind == CONTROL_ADD && configured)
-            modules_add(gw, m.number, m.text);
+            for (uint32_t i = 0; i < loops_count(gw); i++)
+                modules_add(loops_at(gw, i), m.number, m.text);
         else if (m.kind == CONTROL_KEYS && configured)
-            ok = keys_take(&gw->config, fd);
+            ok = keys_take(gw, fd);
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
                  m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd, m.text);
@@ -107,7 +127,7 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     int fd;
     if (!control_recv(SYS_CONTROL_FD, &m, &fd)) {
         sys_poller_remove(gw->loop.poller, SYS_CONTROL_FD); /* the supervisor has gone */
-        gateway_drain(gw);
+        loops_drain(gw);
     } else if (m.kind == CONTROL_MODULE && fd >= 0 && m.number < gw->config.n_modules) {
         modules_swap(gw, m.number, fd, m.text);
     } else if (m.kind == CONTROL_ADD) {
@@ -123,7 +143,7 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     } else {
         sys_close(fd);
         if (m.kind == CONTROL_DRAIN)
-            gateway_drain(gw);
+            loops_drain(gw);
         else
             modules_answer(gw, &m);
     }
@@ -134,7 +154,7 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
     (void)generation, (void)ready;
     struct gateway *gw = arg;
     if (sys_signal_next((int)slot) == SYS_SIGNAL_STOP)
-        gateway_drain(gw);
+        loops_drain(gw);
 }
 
 /* What the process takes from outside at its first use, and could not once it is caged. */
@@ -199,18 +219,33 @@ static bool become_user(const struct sys_user *u)
     return !e;
 }
 
-/* false: `sandbox: require`, and a layer is missing. */
-static bool cage(const char *mode)
+/* The loops' threads are started within what holds for a thread and those that it starts; the rest
+ * holds for all, or forbids to start one. false: they can't be. */
+static bool cage_enter(struct gateway *gw, struct sys_cage *made)
 {
+    struct sys_cage rest;
+    sys_cage_enter(SYS_CAGE_FIRST, made);
+    bool started = loops_start(gw);
+    sys_cage_enter(SYS_CAGE_ALL & ~SYS_CAGE_FIRST, &rest);
+    for (int i = 0; i < SYS_CAGE_LAYERS; i++)
+        if (!(SYS_CAGE_FIRST >> i & 1))
+            made->missing[i] = rest.missing[i];
+    return started;
+}
+
+/* false: `sandbox: require`, and a layer is missing; or the loops' threads can't be started. */
+static bool cage(struct gateway *gw)
+{
+    const char *mode = gw->config.root.sandbox;
     struct sys_cage made;
     struct buf layers;
     bool whole = true;
     if (strcmp(mode, "off") == 0) {
         layer_missing("all", "sandbox: off");
-        return true;
+        return loops_start(gw);
     }
     foresee();
-    sys_cage_enter(SYS_CAGE_ALL, &made);
+    bool started = cage_enter(gw, &made);
     buf_init(&layers, 256);
     for (int i = 0; i < SYS_CAGE_LAYERS; i++) {
         const char *name = sys_cage_layer_name((enum sys_cage_layer)i);
@@ -227,7 +262,7 @@ static bool cage(const char *mode)
         log_end();
     }
     buf_done(&layers);
-    return !refused;
+    return !refused && started;
 }
 
 int worker_main(void)
@@ -250,14 +285,19 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
-    modules_foresee(gw);
-    if (!access_init(gw) || !promise(gw) || !become_user(&gw->config.run_as))
+    for (uint32_t i = 0; i < loops_count(gw); i++) {
+        modules_foresee(loops_at(gw, i));
+        if (!access_init(loops_at(gw, i)))
+            return EXIT_FAILURE;
+    }
+    if (!promise(gw) || !become_user(&gw->config.run_as))
         return EXIT_FAILURE;
     const uid_t uid = getuid();
     const gid_t gid = getgid();
-    if (!cage(gw->config.root.sandbox))
+    if (!cage(gw))
         return EXIT_FAILURE;
     gw->ready = true;
+    loops_go(gw);
     if (log_begin(LOG_worker_ready)) {
         log_number("pid", getpid());
         log_number("uid", uid);
@@ -266,6 +306,7 @@ int worker_main(void)
     }
     control_send(SYS_CONTROL_FD, CONTROL_READY, 0, "", -1);
     loop_run(&gw->loop);
+    loops_join(gw);
     gateway_done(gw);
     if (log_begin(LOG_stopped))
         log_end();

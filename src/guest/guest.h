@@ -167,6 +167,9 @@ struct guest_call {
 void guests_init(struct guests *g, const struct guest_limits *limits, const struct guest_ops *ops,
                  const uint64_t *now_ns);
 void guests_done(struct guests *g);
+/* The calling thread, and no other, runs g's calls from here on. Only for those that another thread
+ * loaded modules for. */
+void guests_thread(const struct guests *g);
 
 const char *guest_engine_version(void);
 /* Whoever calls it sets limits and allow next. */

@@ -10,15 +10,15 @@ enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000, TURN_NS = 1000000 };
 enum { QUEUE_OWN = 64 };    /* room in the queue for calls that no peer waits for */
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
-static wasm_engine_t *tick_engines[2];
-/* The handler that ends the ticks runs between any two instructions: volatile keeps ticker_arm's
+/* Each loop's thread has a ticker of its own, whose signal comes to it alone: so the handler runs
+ * between any two instructions of that thread, and never beside them. volatile keeps ticker_arm's
  * store before its load, so that a guest never starts without ticks. */
-static volatile uint32_t ticks, ticks_idle;
-static volatile bool ticking;
+static _Thread_local wasm_engine_t *volatile tick_engines[2];
+static _Thread_local volatile uint32_t ticks_idle;
+static _Thread_local volatile bool ticking;
 
 static void tick(void)
 {
-    ticks++;
     for (int i = 0; i < 2; i++)
         if (tick_engines[i])
             wasmtime_engine_increment_epoch(tick_engines[i]);
@@ -40,11 +40,17 @@ static void ticker_arm(void)
 
 void guest_ticker_engine(int which, wasm_engine_t *engine)
 {
-    static bool ready;
+    static _Thread_local bool ready;
     if (!ready)
         sys_ticker_init(tick);
     ready = true;
     tick_engines[which] = engine;
+}
+
+void guests_thread(const struct guests *g)
+{
+    for (int i = 0; i < 2; i++)
+        guest_ticker_engine(i, g->engines[i]);
 }
 
 /* Called on the guest's fiber when a tick passed: appends nothing, formats nothing. */

@@ -15,6 +15,7 @@ struct kv_entry {
 void kv_init(struct kv *kv, uint64_t max)
 {
     *kv = (struct kv){.max = max};
+    pthread_mutex_init(&kv->lock, NULL);
 }
 
 static struct slice key_of(const struct kv_entry *e)

@@ -3,12 +3,17 @@
 #ifndef WEIR_KV_H
 #define WEIR_KV_H
 
+#include <pthread.h>
+
 #include "base/base.h"
 
 enum { KV_ENTRY_COST = 64, KV_KEY_MAX = 512 }; /* bytes accounted beside key and value */
 
 struct kv_entry;
+/* Shared by all loops: who calls what is below holds the lock, and values are his until he gives it
+ * back. */
 struct kv {
+    pthread_mutex_t lock;
     struct kv_entry **buckets;
     uint32_t n_buckets, count;
     uint64_t bytes, max; /* of all entries, each with KV_ENTRY_COST */

@@ -57,6 +57,40 @@ struct topic *topics_find(const struct topics *t, struct slice space, struct sli
     return key_make(&key, space, name) ? find(t, &key) : NULL;
 }
 
+uint64_t topics_elsewhere(const struct topics *t, struct slice space, struct slice name)
+{
+    struct key key;
+    uint32_t members;
+    uint64_t loops = t->presence && key_make(&key, space, name)
+                         ? presence_find(t->presence, key.hash, &members)
+                         : 0;
+    return loops & ~(UINT64_C(1) << thread_number);
+}
+
+uint32_t topics_members(const struct topics *t, struct slice space, struct slice name)
+{
+    struct key key;
+    uint32_t members = 0;
+    if (!key_make(&key, space, name))
+        return 0;
+    const struct topic *topic = t->presence ? NULL : find(t, &key);
+    if (t->presence)
+        presence_find(t->presence, key.hash, &members);
+    return topic ? topic->n_members : members;
+}
+
+uint32_t topics_count(const struct topics *t)
+{
+    return t->presence ? atomic_load(&t->presence->count) : t->count;
+}
+
+bool topics_first(const struct topics *t, const struct topic *topic)
+{
+    uint32_t members;
+    uint64_t loops = t->presence ? presence_find(t->presence, topic->hash, &members) : 1;
+    return !(loops & ((UINT64_C(1) << thread_number) - 1));
+}
+
 static enum err grow(struct topics *t)
 {
     uint32_t n = t->n_buckets ? t->n_buckets * 2 : BUCKETS_FIRST;
@@ -161,6 +195,8 @@ static void leave(struct topics *t, struct hub_conn *h, struct topic_member **at
     h->n_members--;
     list_remove(&m->node);
     topic->n_members--;
+    if (t->presence)
+        presence_leave(t->presence, topic->hash, !topic->n_members);
     metrics.topic_members--;
     mem_free(m, sizeof(*m));
     if (topic->n_members)
@@ -200,8 +236,14 @@ enum err topics_join(struct topics *t, struct conn *c, struct slice space, struc
     if (topic && *member_of(h, topic))
         return ERR_NONE;
     struct topic_member *m = mem_alloc(sizeof(*m));
-    if (!m || (!topic && !(topic = make(t, &key)))) {
+    if (!m || (t->presence && presence_join(t->presence, key.hash))) {
         mem_free(m, m ? sizeof(*m) : 0);
+        return ERR_NO_MEMORY;
+    }
+    if (!topic && !(topic = make(t, &key))) {
+        if (t->presence)
+            presence_leave(t->presence, key.hash, true);
+        mem_free(m, sizeof(*m));
         return ERR_NO_MEMORY;
     }
     *m = (struct topic_member){

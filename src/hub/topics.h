@@ -8,6 +8,7 @@
 #define WEIR_TOPICS_H
 
 #include "base/list.h"
+#include "hub/presence.h"
 #include "net/conn.h"
 
 enum { TOPIC_WRITES = 256 }; /* that publishing may do in an iteration */
@@ -40,6 +41,7 @@ struct topic {
 
 struct topics {
     struct net *net;
+    struct presence *presence; /* NULL: there is one loop */
     struct topic **buckets;
     uint32_t n_buckets, count;
     uint64_t published;  /* number of the last publication */
@@ -76,6 +78,13 @@ bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cur
  * afterwards: there are no more. One that is there throughout is found at least once. */
 void topics_scan(const struct topics *t, uint64_t *cursor, uint32_t n,
                  void (*found)(void *arg, const struct topic *topic), void *arg);
+
+/* Bits of other loops with members of the topic; members of all loops. Where there are others. */
+uint64_t topics_elsewhere(const struct topics *t, struct slice space, struct slice name);
+uint32_t topics_members(const struct topics *t, struct slice space, struct slice name);
+/* Topics of all loops; whether this loop is the first that is in one. */
+uint32_t topics_count(const struct topics *t);
+bool topics_first(const struct topics *t, const struct topic *topic);
 
 /* Whether n more messages should be published. */
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes);

@@ -70,7 +70,11 @@ void loop_run(struct loop *l)
     struct sys_event events[SYS_EVENTS_MAX];
     bool more = false;
     while (!l->stop) {
+        if (l->epochs)
+            epoch_rest(l->epochs, thread_number);
         int n = sys_poller_wait(l->poller, events, more ? 0 : wheel_next_ms(&l->wheel, l->now_ms));
+        if (l->epochs)
+            epoch_work(l->epochs, thread_number);
         bool pending = more;
         uint64_t thread_ns = pending ? sys_thread_ns() : 0;
         l->now_ns = sys_now_ns();

@@ -3,6 +3,7 @@
 #ifndef WEIR_LOOP_H
 #define WEIR_LOOP_H
 
+#include "loop/epoch.h"
 #include "loop/wheel.h"
 #include "sys/sys.h"
 
@@ -19,6 +20,7 @@ enum loop_kind {
     LOOP_RESTART,
     LOOP_COMPILE, /* the end of weirc's time */
     LOOP_GUEST_TIMER,
+    LOOP_WORDS,    /* words from other loops, and those that wait for room in theirs */
     LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_KINDS
 };
@@ -28,6 +30,7 @@ struct loop {
     int poller;
     uint64_t now_ns, now_ms;
     struct wheel wheel;
+    struct epochs *epochs; /* NULL: this loop reads nothing that another replaces */
     bool stop;
     struct {
         void (*ready)(void *arg, uint32_t slot, uint32_t generation, uint32_t ready);

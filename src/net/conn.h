@@ -176,15 +176,16 @@ static inline bool conn_progressed(struct conn *c)
     return progressed;
 }
 
-/* {loop 8, slot 24, generation 32}; never 0. */
+/* {loop 8, slot 24, generation 32}; never 0. A connection is its own loop's alone. */
 static inline uint64_t conn_id(const struct conn *c)
 {
-    return (uint64_t)c->slot.index << 32 | c->slot.generation;
+    return (uint64_t)thread_number << 56 | (uint64_t)c->slot.index << 32 | c->slot.generation;
 }
 
 static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL: gone */
 {
-    struct conn *c = id >> 56 ? NULL : pool_get(&net->conns, (uint32_t)(id >> 32), (uint32_t)id);
+    uint32_t slot = (uint32_t)(id >> 32) & 0xffffff;
+    struct conn *c = id >> 56 == thread_number ? pool_get(&net->conns, slot, (uint32_t)id) : NULL;
     return c && c->state == CONN_OPEN ? c : NULL;
 }
 

@@ -31,6 +31,9 @@ struct sys_address {
     char text[64]; /* "1.2.3.4:5678" or "[::1]:5678" */
 };
 int sys_listen(const char *host, uint16_t port);
+/* Another socket that listens on the address of `first`: the system spreads connections among them.
+ * Other programs can't join them, but for one of the same user that asks to. */
+int sys_listen_more(int first);
 int sys_accept(int listener); /* TCP_NODELAY set */
 /* A blocking connection whose reads and writes give up after a time. */
 int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms);
@@ -43,6 +46,7 @@ ssize_t sys_sendv(int fd, const struct slice *v, unsigned n); /* in one call, at
 int sys_shutdown_write(int fd);
 void sys_reset(int fd); /* closing it will reset the connection, whatever is on its way */
 void sys_close(int fd);
+int sys_dup(int fd);
 int sys_wake_open(void); /* readable once sys_wake was called, from any thread */
 void sys_wake(int fd);
 int sys_reserve_open(void);  /* a descriptor kept only to be given up when they run out */
@@ -71,7 +75,7 @@ struct sys_pages {
 uint64_t sys_memory_pss(void);
 void sys_memory_trim(void);     /* the allocator gives back what is free */
 uint64_t sys_file_size(int fd); /* 0: it has none */
-bool sys_pages_open(void); /* false: this kernel can't tell */
+bool sys_pages_open(void);      /* false: this kernel can't tell */
 /* How many regions there are; negative: more than cap, or no answer. */
 int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap);
 

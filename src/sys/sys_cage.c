@@ -21,11 +21,11 @@
 #include <unistd.h>
 
 #if defined(__has_feature) /* clang's way, the other is gcc's */
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define __SANITIZE_ADDRESS__ 1
 #endif
 #endif
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SANITIZED = true };
 #else
 enum { SANITIZED = false };
@@ -235,6 +235,8 @@ static const struct {
     {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
     {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
     {SCMP_SYS(mprotect), 2, UINT64_MAX, PROT_READ | PROT_EXEC},
+    /* Such a module's file, for each loop. */
+    {SCMP_SYS(fcntl), 1, UINT64_MAX, F_DUPFD_CLOEXEC},
     /* How large such a module's file is. A path could stand there instead: what it leads to can't
      * be opened, but that it is there can be seen. */
     {SCMP_SYS(statx), 2, UINT32_MAX, AT_EMPTY_PATH},
@@ -496,6 +498,7 @@ static int calls(bool compiler)
         return ENOMEM;
     int e = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     e = e ? e : seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a tree, no list */
+    e = e ? e : seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);    /* for the other loops too */
     e = e ? e : rules_add(filter, compiler);
     if (!e) {
         if (!compiler) /* whose end its parent reports */

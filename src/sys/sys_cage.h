@@ -1,7 +1,8 @@
 /* The cages: of the worker, which serves and opens nothing any more, and of the compiler, which
  * reads a stranger's module and runs its initialisation. A cage holds for the calling thread and
- * those that it starts, for ever; so it is entered last, on the only thread. docs/THREATS.md says
- * which attacker each layer stops. User and group are changed beside it. */
+ * those that it starts, for ever, and seccomp for all that there are; so it is entered last, and
+ * threads are started between its two parts. docs/THREATS.md says which attacker each layer stops.
+ * User and group are changed beside it. */
 #ifndef WEIR_SYS_CAGE_H
 #define WEIR_SYS_CAGE_H
 
@@ -39,6 +40,11 @@ struct sys_cage_compiler {
  * that is not allowed writes a log line that names it (sandbox_violation) to standard error, and
  * SIGSYS ends the process. */
 void sys_cage_enter(unsigned layers, struct sys_cage *out);
+/* Threads can be started after this part of it, and before the rest: enter that next. */
+enum {
+    SYS_CAGE_FIRST = 1 << SYS_CAGE_no_new_privs | 1 << SYS_CAGE_landlock |
+                     1 << SYS_CAGE_capabilities
+};
 /* The compiler's, whatever of it the kernel gives; a call that is not allowed ends the process by
  * SIGSYS, more time by SIGXCPU, more memory by a failed allocation. */
 void sys_cage_enter_compiler(const struct sys_cage_compiler *c, struct sys_cage *out);

@@ -119,6 +119,28 @@ int sys_listen(const char *host, uint16_t port)
     return fd;
 }
 
+int sys_listen_more(int first)
+{
+    struct sockaddr_storage address;
+    socklen_t len = sizeof(address);
+    int on = 1;
+    /* The first was bound without, so that two programs never share an address unknowingly. */
+    if (getsockname(first, (struct sockaddr *)&address, &len) < 0 ||
+        setsockopt(first, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0)
+        return -errno;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0 ||
+        bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+
 int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms)
 {
     struct sockaddr_storage address;
@@ -235,6 +257,11 @@ void sys_wake(int fd)
     ASSERT(n == sizeof(one) || errno == EAGAIN); /* its count is at its end: it is readable */
 }
 
+int sys_dup(int fd)
+{
+    return result(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+}
+
 int sys_reserve_open(void)
 {
     return result(eventfd(0, EFD_CLOEXEC)); /* no file: a caged worker opens none */
@@ -342,8 +369,8 @@ int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigne
     return found;
 }
 
-static void (*ticker_fn)(void);
-static timer_t ticker_timer;
+static void (*_Atomic ticker_fn)(void); /* the same for all threads */
+static _Thread_local timer_t ticker_timer;
 
 static void ticker_signal(int sig)
 {

@@ -19,6 +19,9 @@ from collections import namedtuple
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WEIR_BIN = os.environ.get("WEIR_BIN", str(ROOT / "build" / "weir"))
 WEIRC_BIN = os.environ.get("WEIRC_BIN", str(pathlib.Path(WEIR_BIN).parent / "weirc"))
+# What a test does not say itself: as {"workers": 2}, for the tests that are not about what one loop does.
+DEFAULTS = json.loads(os.environ.get("WEIR_CONFIG", "{}"))
+WORKERS = DEFAULTS.get("workers", 1)
 GUESTS = pathlib.Path(__file__).resolve().parent / "guests"
 HOST = "127.0.0.1"
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
@@ -405,6 +408,9 @@ class Weir:
                        # Tests that count frames want no pings between them.
                        "heartbeat": {"interval": "0s"}, **config,
                        "admin": {"address": f"{HOST}:{self.admin}", **config.get("admin", {})}}
+        actors = '"instance": "module"' in json.dumps(self.config)  # they need one loop
+        for key, value in DEFAULTS.items():
+            self.config.setdefault(key, 1 if key == "workers" and actors else value)
         self.file = self.folder / f"weir-{self.port}.yaml"
         self.file.write_text(json.dumps(self.config, indent=1))  # JSON is YAML
         self.nofile, self.env = nofile, env
