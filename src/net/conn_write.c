@@ -69,6 +69,13 @@ static bool takes(const struct conn *c)
     return c->state != CONN_CLOSED && !(c->queue && c->queue->cut);
 }
 
+static void slow_reset(struct net *net, struct conn *c)
+{
+    metrics.slow_reset_total++;
+    sys_reset(c->fd);
+    conn_close(net, c, CLOSE_SEND_QUEUE);
+}
+
 /* Nothing of a frame that began is missing; then its last words, and it has slow_ms to take them.
  */
 static void end_slow(struct net *net, struct conn *c)
@@ -83,21 +90,13 @@ static void end_slow(struct net *net, struct conn *c)
     struct slice last = slice_of(words, p->last_words(p->owner, c, words));
     struct sendq *q = sendq_of(net, c);
     if (q)
-        metrics.frames_dropped_total += sendq_drop(&net->queues, q, p->length, UINT32_MAX, true);
+        metrics.frames_dropped_total += sendq_cut(&net->queues, q, p->length);
     if (!q || sendq_append(&net->queues, q, last, SLICE_NONE, 0, p->length)) {
         conn_close(net, c, CLOSE_NO_MEMORY);
         return;
     }
-    sendq_cut(q);
     conn_end(net, c, CLOSE_SEND_QUEUE);
     wheel_set(&net->loop->wheel, &q->timer, net->limits.slow_ms);
-}
-
-static void slow_reset(struct net *net, struct conn *c)
-{
-    metrics.slow_reset_total++;
-    sys_reset(c->fd);
-    conn_close(net, c, CLOSE_SEND_QUEUE);
 }
 
 static bool drop_oldest(struct net *net, struct conn *c, uint32_t least)
@@ -129,14 +128,17 @@ static bool room_make(struct net *net, struct conn *c, const struct piece *piece
     return false;
 }
 
-/* Past limits.queues, who leaves most unread goes first. */
+/* Past limits.queues, who leaves most unread goes first: also one that was given up before, and has
+ * not taken what it still gets. */
 static void budget_keep(struct net *net)
 {
     struct sendq *q;
     while (net->queues.memory > net->limits.queues && (q = sendqs_largest(&net->queues)) != NULL) {
         metrics.queues_exceeded_total++;
         struct conn *c = q->conn;
-        if (!drop_oldest(net, c, UINT32_MAX)) {
+        if (q->cut) {
+            slow_reset(net, c);
+        } else if (!drop_oldest(net, c, UINT32_MAX)) {
             end_slow(net, c);
         } else if (!q->bytes) {
             conn_queue_free(net, c);

@@ -69,7 +69,7 @@ static void resize(struct sendqs *all, struct sendq *q, int64_t more)
     q->bytes += (uint32_t)more;
     metrics.queued_bytes += (uint64_t)more;
     uint8_t size = q->bytes ? (uint8_t)(32 - __builtin_clz(q->bytes)) : 0;
-    if (size == q->size || q->cut)
+    if (size == q->size)
         return;
     q->size = size;
     list_remove(&q->node);
@@ -88,12 +88,6 @@ struct sendq *sendq_new(struct sendqs *all, struct conn *c)
     memory_add(all, sizeof(*q));
     metrics.queues_active++;
     return q;
-}
-
-void sendq_cut(struct sendq *q)
-{
-    q->cut = true;
-    list_remove(&q->node);
 }
 
 /* ---- parts ---- */
@@ -237,6 +231,22 @@ void sendq_sent(struct sendqs *all, struct sendq *q, size_t n)
     resize(all, q, -(int64_t)n);
 }
 
+/* What is left of a chunk does not keep all of its memory. None of it can be dropped. */
+static void shrink(struct sendqs *all, struct sendq *q)
+{
+    struct frame *f = q->n ? *part(q, 0) : NULL, *less;
+    uint32_t left = f ? f->n - q->sent : 0;
+    if (!f || f->refs > 1 || f->cap - left < CHUNK_LEAST ||
+        !(less = frame_new(slice_of(f->bytes + q->sent, left), SLICE_NONE)))
+        return;
+    part_forget(all, f);
+    less->first = left;
+    less->queued = 1;
+    memory_add(all, (int64_t)(sizeof(*less) + less->cap));
+    *part(q, 0) = less;
+    q->sent = 0;
+}
+
 uint32_t sendq_drop(struct sendqs *all, struct sendq *q, frame_length *length, uint32_t least,
                     bool control)
 {
@@ -271,6 +281,14 @@ uint32_t sendq_drop(struct sendqs *all, struct sendq *q, frame_length *length, u
     }
     q->n = kept;
     resize(all, q, -(int64_t)gone);
+    return frames;
+}
+
+uint32_t sendq_cut(struct sendqs *all, struct sendq *q, frame_length *length)
+{
+    q->cut = true;
+    uint32_t frames = sendq_drop(all, q, length, UINT32_MAX, true);
+    shrink(all, q);
     return frames;
 }
 

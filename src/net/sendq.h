@@ -65,7 +65,7 @@ static inline struct slice frame_slice(const struct frame *f)
 }
 
 void sendqs_init(struct sendqs *all);
-/* One of those that have most waiting, of what is not cut; NULL: there is none. */
+/* One of those that have most waiting; NULL: there is none. */
 struct sendq *sendqs_largest(const struct sendqs *all);
 
 struct sendq *sendq_new(struct sendqs *all, struct conn *c) MUST_USE; /* NULL: no memory */
@@ -83,7 +83,8 @@ void sendq_sent(struct sendqs *all, struct sendq *q, size_t n);
  * control the connection only where `control`. Returns how many. */
 uint32_t sendq_drop(struct sendqs *all, struct sendq *q, frame_length *length, uint32_t least,
                     bool control);
-void sendq_cut(struct sendq *q); /* it can't be the largest any more */
+/* Drops all that it may, for good. Returns how many frames. */
+uint32_t sendq_cut(struct sendqs *all, struct sendq *q, frame_length *length);
 void sendq_check(const struct sendq *q, frame_length *length);
 
 #endif
