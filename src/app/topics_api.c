@@ -215,7 +215,7 @@ static void show_home(struct gateway *gw, struct errand *errand)
 static enum err topic_show(struct gateway *gw, struct conn *c, struct slice path, uint64_t cursor,
                            uint32_t limit)
 {
-    static uint8_t space[NAME_MOST], name[NAME_MOST];
+    uint8_t space[NAME_MOST], name[NAME_MOST];
     const uint8_t *slash = memchr(path.p, '/', path.n);
     size_t at = slash ? (size_t)(slash - path.p) : path.n, space_n, name_n;
     if (!slash || !decode(slice_of(path.p, at), space, sizeof(space), &space_n) ||
