@@ -199,7 +199,7 @@ OP(publish)
     if (add(ev, &e, name, slice_of(header, n), data))
         return LIMIT;
     const struct conn *except = conn_get(&ev->gw->net, a[3].v);
-    return (int64_t)topics_members(&ev->gw->topics, event_space(ev), name) -
+    return (int64_t)topics_members(&ev->gw->topics, topic, event_space(ev), name) -
            (topic && except && topics_has(topic, except));
 }
 

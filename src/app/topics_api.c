@@ -93,7 +93,7 @@ static void topic_found(void *arg, const struct topic *t)
     struct slice name = slice_of(t->key + space_n + 1, t->key_n - space_n - 1);
     if (topics_first(a->topics, t))
         json_array_append_new(a->list, topic_put(space.p, space.n, name.p, name.n,
-                                                 topics_members(a->topics, space, name)));
+                                                 topics_members(a->topics, t, space, name)));
 }
 
 static void list_visit(struct gateway *gw, struct errand *errand)
@@ -178,7 +178,7 @@ static void show_visit(struct gateway *gw, struct errand *errand)
     uint64_t at = a->cursor >> 56 == gw->number ? a->cursor : 0, next = 0;
     struct slice space = slice_of(a->space, a->space_n), name = slice_of(a->name, a->name_n);
     const struct topic *t = topics_find(&gw->topics, space, name);
-    a->members = topics_members(&gw->topics, space, name);
+    a->members = topics_members(&gw->topics, t, space, name);
     bool here = t && !a->full && !a->e && a->cursor >> 56 <= gw->number;
     if (at && !t)
         a->e = ERR_CURSOR;
@@ -326,7 +326,7 @@ static enum err publish(struct gateway *gw, const struct published *p, uint32_t 
         return ERR_WS_MESSAGE_SIZE;
     if (!topics_room(&gw->topics, 1, p->data.n) || !loops_room(gw, p->data.n))
         return ERR_LIMIT;
-    *receivers = topics_members(&gw->topics, p->space, p->topic) -
+    *receivers = topics_members(&gw->topics, t, p->space, p->topic) -
                  (t && except && topics_has(t, except));
     size_t n = ws_frame_header(header, p->kind, true, p->data.n);
     metrics.api_published_total++;

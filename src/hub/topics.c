@@ -67,16 +67,16 @@ uint64_t topics_elsewhere(const struct topics *t, struct slice space, struct sli
     return loops & ~(UINT64_C(1) << thread_number);
 }
 
-uint32_t topics_members(const struct topics *t, struct slice space, struct slice name)
+uint32_t topics_members(const struct topics *t, const struct topic *topic, struct slice space,
+                        struct slice name)
 {
     struct key key;
     uint32_t members = 0;
-    if (!key_make(&key, space, name))
-        return 0;
-    const struct topic *topic = t->presence ? NULL : find(t, &key);
-    if (t->presence)
-        presence_find(t->presence, key.hash, &members);
-    return topic ? topic->n_members : members;
+    if (!t->presence)
+        return topic ? topic->n_members : 0;
+    if (topic || key_make(&key, space, name))
+        presence_find(t->presence, topic ? topic->hash : key.hash, &members);
+    return members;
 }
 
 uint32_t topics_count(const struct topics *t)

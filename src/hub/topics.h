@@ -79,9 +79,11 @@ bool topics_next(const struct topics *t, const struct topic *topic, uint64_t cur
 void topics_scan(const struct topics *t, uint64_t *cursor, uint32_t n,
                  void (*found)(void *arg, const struct topic *topic), void *arg);
 
-/* Bits of other loops with members of the topic; members of all loops. Where there are others. */
+/* Bits of other loops with members of the topic. */
 uint64_t topics_elsewhere(const struct topics *t, struct slice space, struct slice name);
-uint32_t topics_members(const struct topics *t, struct slice space, struct slice name);
+/* Members of all loops; topic: what topics_find found in this one. */
+uint32_t topics_members(const struct topics *t, const struct topic *topic, struct slice space,
+                        struct slice name);
 /* Topics of all loops; whether this loop is the first that is in one. */
 uint32_t topics_count(const struct topics *t);
 bool topics_first(const struct topics *t, const struct topic *topic);
