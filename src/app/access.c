@@ -73,16 +73,25 @@ static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
         conn_close(&gw->net, c, state == PROXY_BAD ? CLOSE_PROTOCOL : CLOSE_NO_MEMORY);
         return n;
     }
-    conn_speak(&gw->net, c, PROTOCOL_HTTP);
-    http_server_open(&gw->http, c);
-    if (named && gw->config.access.connections_per_ip && !trusted(gw, &header.client)) {
+    bool tls = gw->listeners[c->route].tls;
+    conn_speak(&gw->net, c, tls ? PROTOCOL_TLS : PROTOCOL_HTTP);
+    if (tls)
+        tls_start(&gw->net, c, c->route);
+    else
+        http_server_open(&gw->http, c);
+    if (c->state == CONN_OPEN && named && gw->config.access.connections_per_ip &&
+        !trusted(gw, &header.client)) {
         c->peer = peers_join(&gw->peers, &header.client);
+        if (!c->peer && tls) {
+            conn_close(&gw->net, c, CLOSE_LIMIT); /* no answer would be understood */
+            return n;
+        }
         if (!c->peer) {
             http_exchange_fail(&gw->http, c, ERR_PEER_CONNECTIONS, SLICE_NONE, SLICE_NONE);
             return n;
         }
     }
-    return header.consumed;
+    return c->state == CONN_OPEN ? header.consumed : n;
 }
 
 static enum conn_ready proxy_ready(void *owner, struct conn *c)

@@ -29,6 +29,8 @@ enum {
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_heartbeat, k)},
 #define CFG_limit_rows(k, t, d, lo, hi, x)                                                         \
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
+#define CFG_tls_rows(k, t, d, lo, hi, x)                                                           \
+    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_tls, k)},
 #define CFG_module_rows(k, t, d, lo, hi, x)                                                        \
     {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_module, k)},
 #define CFG_module_limit_rows(k, t, d, lo, hi, x)                                                  \
@@ -37,6 +39,7 @@ ROWS(root_rows, CONFIG_ROOT)
 ROWS(admin_rows, CONFIG_ADMIN)
 ROWS(heartbeat_rows, CONFIG_HEARTBEAT)
 ROWS(limit_rows, CONFIG_LIMITS)
+ROWS(tls_rows, CONFIG_TLS)
 ROWS(module_rows, CONFIG_MODULE)
 ROWS(module_limit_rows, CONFIG_MODULE_LIMITS)
 
@@ -460,11 +463,54 @@ static void token_check(struct reader *r, const yaml_node_t *at, const char *tok
         reader_fail(r, at, "admin.token has at least 16 letters, digits or -._~+/=");
 }
 
+static bool certificate_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    struct config_certificate *c = base;
+    const char *name = reader_key(key);
+    bool is_key = strcmp(name, "key") == 0;
+    if (!is_key && strcmp(name, "certificate") != 0)
+        return false;
+    char *text = reader_expand(r, value), **field = is_key ? &c->key : &c->certificate;
+    if (text && !*text)
+        reader_fail(r, value, "%s is a file", name);
+    *field = text ? reader_resolve(r->file, text) : NULL;
+    return true;
+}
+
+static const struct reader_map certificate_map = {
+    READER_KEYS, .form = "certificate: FILE, key: FILE", .rows = reader_no_rows,
+    .extra = certificate_extra, .known = "certificate, key"};
+
+/* A certificate of the listener that is read; which one that is, is known when all of it is. */
+static void certificate_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config *c = base;
+    c->certificates = reader_grow(c->certificates, &c->n_certificates, sizeof(*c->certificates));
+    struct config_certificate *one = &c->certificates[c->n_certificates - 1];
+    unsigned before = r->problems;
+    one->line = (unsigned)item->start_mark.line + 1;
+    one->listener = LISTEN_MAX;
+    reader_map_read(r, item, &certificate_map, one);
+    if (r->problems == before && !(one->certificate && one->key))
+        reader_fail(r, item, "tls needs certificate: FILE and key: FILE");
+}
+
+static const struct reader_list certificates_list = {"certificate",
+                                                     "[{certificate: FILE, key: FILE}]", 1,
+                                                     CONFIG_CERTIFICATES_MAX, certificate_read};
+
 static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
     if (strcmp(reader_key(key), "proxy_protocol") == 0) {
         r->proxy = reader_yes(r, value, "proxy_protocol");
+        return true;
+    }
+    if (strcmp(reader_key(key), "tls") == 0) {
+        if (value->type == YAML_MAPPING_NODE)
+            certificate_read(r, value, c);
+        else
+            reader_list_read(r, value, &certificates_list, c);
         return true;
     }
     if (strcmp(reader_key(key), "address") != 0)
@@ -478,7 +524,7 @@ static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *valu
 
 static const struct reader_map listener_map = {READER_KEYS, .form = "address: IP:PORT",
                                                .rows = reader_no_rows, .extra = listener_extra,
-                                               .known = "address, proxy_protocol"};
+                                               .known = "address, tls, proxy_protocol"};
 
 static void listener_read(struct reader *r, yaml_node_t *item, void *base)
 {
@@ -488,6 +534,9 @@ static void listener_read(struct reader *r, yaml_node_t *item, void *base)
     r->proxy = false;
     reader_map_read(r, item, &listener_map, c);
     c->listen_proxy |= r->proxy && c->n_listen > n ? UINT32_C(1) << n : 0;
+    for (uint32_t i = 0; i < c->n_certificates; i++)
+        if (c->certificates[i].listener == LISTEN_MAX)
+            c->certificates[i].listener = n;
     if (c->n_listen == n && r->problems == before)
         reader_fail(r, item, "a listener needs address: IP:PORT");
 }
@@ -498,6 +547,7 @@ static const struct reader_map admin_map = {READER_KEYS, .form = "address: IP:PO
                                             .rows = admin_rows};
 static const struct reader_map heartbeat_map = {READER_KEYS, .form = "interval: 15s",
                                                 .rows = heartbeat_rows};
+static const struct reader_map tls_map = {READER_KEYS, .form = "handshakes: 64", .rows = tls_rows};
 static const struct reader_map limit_map = {READER_KEYS, .form = "connections: 20000",
                                             .rows = limit_rows};
 
@@ -528,6 +578,8 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
         reader_map_read(r, value, &limit_map, &c->limits);
     } else if (strcmp(name, "access") == 0) {
         config_access_read(r, value, c);
+    } else if (strcmp(name, "tls") == 0) {
+        reader_map_read(r, value, &tls_map, &c->tls);
     } else if (strcmp(name, "modules") == 0) {
         reader_map_read(r, value, &modules_map, c);
     } else if (strcmp(name, "routes") == 0) {
@@ -540,7 +592,7 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
 
 static const struct reader_map root_map = {
     READER_KEYS, .form = "key: value", .rows = root_rows, .extra = root_extra,
-    .known = "listen, admin, heartbeat, limits, access, modules, routes"};
+    .known = "listen, admin, heartbeat, limits, tls, access, modules, routes"};
 
 /* A queue holds at least what began to be sent: a message, or a module's output. */
 static void queues_check(struct reader *r, const yaml_node_t *root)
@@ -602,6 +654,7 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     reader_defaults(&r, heartbeat_rows, &out->heartbeat);
     reader_defaults(&r, limit_rows, &out->limits);
     reader_defaults(&r, config_access_rows, &out->access);
+    reader_defaults(&r, tls_rows, &out->tls);
     if (yaml.n > FILE_MAX)
         return ERR_LIMIT;
     enum err e = reader_run(&r, reader_events_check);
@@ -619,6 +672,11 @@ void config_done(struct config *c)
     reader_rows_free(admin_rows, &c->admin);
     config_access_done(c);
     texts_free(c->listen, c->n_listen);
+    for (uint32_t i = 0; i < c->n_certificates; i++) {
+        free(c->certificates[i].certificate);
+        free(c->certificates[i].key);
+    }
+    free(c->certificates);
     for (uint32_t i = 0; i < c->n_modules; i++)
         module_free(&c->modules[i]);
     for (uint32_t i = 0; i < c->n_routes; i++) {
@@ -653,6 +711,7 @@ enum err config_write_docs(struct buf *out)
     e = e ? e : docs_section(out, "limits", limit_rows);
     e = e ? e : docs_section(out, "access", config_access_rows);
     e = e ? e : docs_section(out, "jwt, of a route or a module", config_jwt_rows);
+    e = e ? e : docs_section(out, "tls", tls_rows);
     e = e ? e : docs_section(out, "modules.NAME", module_rows);
     e = e ? e : docs_section(out, "modules.NAME.limits", module_limit_rows);
     return e;

@@ -41,6 +41,9 @@ struct config_jwt {
     struct config_source *from;
     uint32_t n_from;
 };
+struct config_tls {
+    CONFIG_TLS(CFG)
+};
 struct config_module_limits {
     CONFIG_MODULE_LIMITS(CFG)
 };
@@ -57,6 +60,13 @@ struct config_module {
 #undef CFG
 
 enum { CONFIG_ENV_NAME_MAX = 128, CONFIG_ENV_MAX = 64 }; /* variables of a module */
+enum { CONFIG_CERTIFICATES_MAX = 16 };                   /* of a listener */
+
+struct config_certificate {
+    char *certificate, *key; /* files */
+    uint32_t listener;       /* of config.listen */
+    unsigned line;
+};
 
 enum route_kind { ROUTE_WEBSOCKET, ROUTE_HTTP };
 enum route_handler { HANDLER_NONE, HANDLER_ECHO, HANDLER_PUBSUB }; /* built in */
@@ -86,6 +96,9 @@ struct config {
     char **listen; /* addresses */
     uint32_t n_listen;
     uint32_t listen_proxy; /* bits of those that speak the PROXY protocol */
+    struct config_tls tls;
+    struct config_certificate *certificates; /* a listener has TLS that has some */
+    uint32_t n_certificates;
     struct config_module *modules;
     uint32_t n_modules;
     struct config_route *routes;

@@ -5,6 +5,9 @@
  *            run as} + configuration    ---->
  *     LISTENER {admin} + socket         ---->          for each
  *     KEYS + those of key_files         ---->          where there are any
+ *     TLS {listener} + certificates     ---->          for each that has TLS
+ *                                       <----         TLS_LOADED, or TLS_REFUSED {listener, why}
+ *     TICKETS + keys                    ---->
  *     MODULE {index} + compiled code    ---->          for each, one at a time
  *                                       <----         LOADED {index}, or REFUSED {index, why}
  *     SERVE                             ---->
@@ -29,6 +32,8 @@
  *     REMOVE {index}                    ---->         which answers LOADED
  *                                       <----         FREED {index}: nothing of one that was
  * removed, or refused at its first, is left: the place may be given again
+ *
+ * So are certificates, by TLS (without them: a text says why they can't be read) and its answer.
  *
  * Nothing is sent that the other side need not read soon: a send never waits. */
 #ifndef WEIR_CONTROL_H
@@ -57,7 +62,11 @@ enum control_kind {
     CONTROL_ADD,
     CONTROL_REMOVE,
     CONTROL_FREED,
-    CONTROL_KEYS
+    CONTROL_KEYS,
+    CONTROL_TLS, /* its text is the size */
+    CONTROL_TLS_LOADED,
+    CONTROL_TLS_REFUSED,
+    CONTROL_TICKETS
 };
 enum { CONTROL_TEXT = 16 << 10 };
 

@@ -135,7 +135,7 @@ static void accept_pause(struct gateway *gw, struct listener *l)
 }
 
 /* 503 for whatever reason: a 429 would have to tell the time (RFC 9110 6.6.1). */
-static void refuse(int fd, enum err why)
+static void refuse(int fd, enum err why, bool tls)
 {
     struct slice full = SLICE("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
                               "Connection: close\r\nContent-Length: 0\r\n\r\n");
@@ -146,7 +146,7 @@ static void refuse(int fd, enum err why)
     uint8_t drop[4096];
     for (int i = 0; i < REFUSED_READS && sys_recv(fd, drop, sizeof(drop)) > 0; i++)
         ;
-    if (why != ERR_PROXY && sys_send(fd, full) < 0)
+    if (!tls && why != ERR_PROXY && sys_send(fd, full) < 0)
         metrics.sends_skipped_total++;
     sys_close(fd);
 }
@@ -156,7 +156,8 @@ static uint32_t places_taken(const struct gateway *gw, bool admin)
 {
     const uint32_t *speaking = gw->net.speaking;
     return admin ? speaking[PROTOCOL_ADMIN]
-                 : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS] + speaking[PROTOCOL_PROXY];
+                 : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS] + speaking[PROTOCOL_PROXY] +
+                       speaking[PROTOCOL_TLS];
 }
 
 static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -181,19 +182,24 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
         if (!why && !admin)
             why = access_accept(gw, l->proxy, fd, &peer);
         if (why) {
-            refuse(fd, why);
+            refuse(fd, why, l->tls);
             continue;
         }
         struct conn *c = conn_open(&gw->net, fd,
                                    admin      ? PROTOCOL_ADMIN
                                    : l->proxy ? PROTOCOL_PROXY
+                                   : l->tls   ? PROTOCOL_TLS
                                               : PROTOCOL_HTTP);
         if (!c) {
             peers_leave(&gw->peers, peer);
             continue;
         }
         c->peer = peer;
-        http_server_open(l->server, c); /* a PROXY header has as long as a request's head */
+        c->route = (uint16_t)slot; /* the listener, for who reads a PROXY header */
+        if (l->tls && !l->proxy)
+            tls_start(&gw->net, c, slot);
+        else
+            http_server_open(l->server, c); /* a PROXY header has as long as a request's head */
     }
 }
 
@@ -224,6 +230,26 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
         log_end();
     }
     return ERR_NONE;
+}
+
+static void handshake_done(void *owner, struct conn *c)
+{
+    struct gateway *gw = owner;
+    conn_speak(&gw->net, c, PROTOCOL_HTTP);
+    http_server_open(&gw->http, c);
+}
+
+enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs, struct buf *why)
+{
+    const struct config_tls *t = &gw->config.tls;
+    const struct tls_limits limits = {gw->net.limits.connections,
+                                      (uint32_t)loops_share(&gw->config, t->handshakes),
+                                      (uint32_t)t->handshake_timeout};
+    enum err e = gw->net.tls ? ERR_NONE
+                             : tls_new(&gw->net, &limits, PROTOCOL_TLS, gw, handshake_done);
+    e = e ? e : tls_certificates(&gw->net, listener, pairs, why);
+    gw->listeners[listener].tls |= !e;
+    return e;
 }
 
 /* ---- life ---- */
@@ -537,7 +563,7 @@ void gateway_drain(struct gateway *gw)
             continue;
         if (c->protocol == PROTOCOL_WS)
             gw->drain_left++;
-        else if (c->protocol == PROTOCOL_PROXY)
+        else if (c->protocol == PROTOCOL_PROXY || c->protocol == PROTOCOL_TLS)
             conn_close(&gw->net, c, CLOSE_SHUTDOWN);
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
             end_idle(gw, c);

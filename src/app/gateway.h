@@ -27,14 +27,15 @@
 #include "hub/timers.h"
 #include "hub/topics.h"
 #include "net/peers.h"
+#include "net/tls.h"
 #include "ws/ws_conn.h"
 
-enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS, PROTOCOL_PROXY };
+enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS, PROTOCOL_PROXY, PROTOCOL_TLS };
 
 struct listener {
     int fd;
     struct http_server *server;
-    bool paused, proxy; /* proxy: what comes begins with a PROXY header */
+    bool paused, tls, proxy; /* proxy: what comes begins with a PROXY header */
     struct timer timer; /* ends a pause */
 };
 enum { LISTENERS_MAX = 16 };
@@ -146,6 +147,9 @@ struct slice gateway_space(const struct gateway *gw, uint32_t module,
 enum err gateway_module_check(const struct config *config, uint32_t i, const struct guest_module *m,
                               struct buf *why) MUST_USE;
 enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* takes fd */
+/* Puts certificates of a listener in force, as tls_certificates says. */
+enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs,
+                     struct buf *why) MUST_USE;
 /* Stops accepting, ends what is idle, tells WebSockets; ends the loop when all have gone or the
  * drain time is over. */
 void gateway_drain(struct gateway *gw);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/certificates.h"
 #include "app/changes.h"
 #include "app/gateway.h"
 #include "app/jwt.h"
@@ -27,6 +28,7 @@ struct supervisor {
     int listeners[LISTENERS_MAX * THREADS_MAX]; /* a loop each; the last one is the admin's */
     unsigned n_listeners;
     struct changes changes;
+    struct certificates certificates;
     int signals, log[2];
     struct timer restart, kill, log_retry;
     pid_t worker; /* 0: none */
@@ -226,6 +228,7 @@ static void worker_start(struct supervisor *s)
         control_send(s->control, CONTROL_LISTENER, i + 1 == s->n_listeners, "", s->listeners[i]);
     if (s->keys >= 0)
         control_send(s->control, CONTROL_KEYS, 0, "", s->keys);
+    certificates_worker(&s->certificates, s->control);
     module_send(s, 0);
 }
 
@@ -270,7 +273,12 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         return;
     }
     sys_close(fd);
-    if (s->ready)
+    if (m.kind == CONTROL_RELOAD)
+        certificates_reload(&s->certificates);
+    if (m.kind == CONTROL_TLS_LOADED || m.kind == CONTROL_TLS_REFUSED) {
+        if (!certificates_message(&s->certificates, &m))
+            sys_kill(s->worker, true);
+    } else if (s->ready)
         changes_message(&s->changes, &m);
     else if (m.kind == CONTROL_LOADED && m.number < s->config.n_modules &&
              (m.n || !changes_send_canary(&s->changes, s->control, m.number)))
@@ -282,6 +290,8 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         if (!s->stopping) {
             wheel_cancel(&s->loop.wheel, &s->kill);
             changes_worker(&s->changes, s->control);
+            certificates_serve(&s->certificates);
+            sys_code_trim();
         }
     }
 }
@@ -298,6 +308,7 @@ static void worker_ended(struct supervisor *s, const struct sys_exit *end)
     log_carry(s);
     s->ready = false;
     changes_worker(&s->changes, -1);
+    certificates_worker(&s->certificates, -1);
     wheel_cancel(&s->loop.wheel, &s->kill);
     s->worker = 0;
     bool expected = s->stopping && !end->code && !end->signal;
@@ -345,8 +356,10 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
     enum sys_signal sig = sys_signal_next(s->signals);
     if (sig == SYS_SIGNAL_STOP)
         stop_asked(s);
-    else if (sig == SYS_SIGNAL_RELOAD)
+    else if (sig == SYS_SIGNAL_RELOAD) {
         changes_reload(&s->changes);
+        certificates_reload(&s->certificates);
+    }
     if (sig != SYS_SIGNAL_CHILD)
         return;
     /* One signal may stand for several children. */
@@ -360,6 +373,13 @@ static void on_compile(void *arg, struct timer *t)
     struct supervisor *s = arg;
     (void)t;
     changes_timer(&s->changes);
+}
+
+static void on_tickets(void *arg, struct timer *t)
+{
+    struct supervisor *s = arg;
+    (void)t;
+    certificates_rotate(&s->certificates);
 }
 
 static void on_restart(void *arg, struct timer *t)
@@ -497,6 +517,8 @@ int supervisor_check(const char *file)
     bool ok = user_find(s, false);
     ok = changes_open(&s->changes, &s->config, file, &s->loop) && ok;
     ok = keys_check(s) && ok;
+    ok = certificates_open(&s->certificates, &s->config, file, &s->loop) && ok;
+    ok = certificates_check(&s->certificates) && ok;
     for (uint32_t i = 0; i < s->config.n_modules; i++)
         gateway_limits_raise(&limits, &s->config.modules[i].limits);
     guests_init(&guests, &limits, &event_ops, &now_ns);
@@ -525,8 +547,10 @@ static void root_less(const struct supervisor *s)
 int supervisor_serve(const char *file)
 {
     struct supervisor *s = &supervisor;
+    tls_library_unused();
     if (!configure(s, file) || !user_find(s, true) ||
-        !changes_open(&s->changes, &s->config, file, &s->loop) || !listeners_open(s))
+        !changes_open(&s->changes, &s->config, file, &s->loop) ||
+        !certificates_open(&s->certificates, &s->config, file, &s->loop) || !listeners_open(s))
         return EXIT_FAILURE;
     s->signals = sys_signals_open();
     if (s->signals < 0 || sys_pipe(s->log) < 0 || loop_init(&s->loop))
@@ -535,6 +559,7 @@ int supervisor_serve(const char *file)
     loop_on(&s->loop, LOOP_SIGNAL, on_signal, NULL, s);
     loop_on(&s->loop, LOOP_LOG, on_log, on_log_retry, s);
     loop_on(&s->loop, LOOP_COMPILE, NULL, on_compile, s);
+    loop_on(&s->loop, LOOP_TICKETS, NULL, on_tickets, s);
     loop_on(&s->loop, LOOP_RESTART, NULL, on_restart, s);
     s->restart.kind = s->kill.kind = LOOP_RESTART;
     s->log_retry.kind = LOOP_LOG;

@@ -94,10 +94,12 @@ static bool prepare(struct gateway *gw, bool *stop)
 {
     struct control m;
     int fd;
-    bool configured = false;
+    bool configured = false, refused = false;
     while (control_recv(SYS_CONTROL_FD, &m, &fd)) {
         bool ok = true;
-        if (m.kind == CONTROL_START && !configured)
+        if (refused)
+            sys_close(fd); /* it ends us */
+        else if (m.kind == CONTROL_START && !configured)
             ok = configured = configure(gw, fd, &m);
         else if (m.kind == CONTROL_LISTENER && configured)
             ok = listen_on(gw, fd, m.number) == ERR_NONE;
@@ -106,6 +108,9 @@ static bool prepare(struct gateway *gw, bool *stop)
                 modules_add(loops_at(gw, i), m.number, m.text);
         else if (m.kind == CONTROL_KEYS && configured)
             ok = keys_take(gw, fd);
+        else if ((m.kind == CONTROL_TLS && configured && m.number < gw->n_listeners) ||
+                 (m.kind == CONTROL_TICKETS && configured))
+            refused |= !worker_tls(gw, &m, fd, true);
         else if (m.kind == CONTROL_MODULE && configured && fd >= 0 &&
                  m.number < gw->config.n_modules)
             ok = load(gw, m.number, fd, m.text);
@@ -136,6 +141,9 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     } else if (m.kind == CONTROL_REMOVE && m.number < gw->config.n_modules) {
         sys_close(fd);
         modules_remove(gw, m.number);
+    } else if ((m.kind == CONTROL_TLS && m.number < gw->n_listeners) ||
+               m.kind == CONTROL_TICKETS) {
+        (void)worker_tls(gw, &m, fd, false); /* it is answered */
     } else if ((m.kind == CONTROL_PROMOTE || m.kind == CONTROL_DROP) &&
                m.number < gw->config.n_modules) {
         sys_close(fd);
@@ -285,6 +293,8 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
+    if (!gw->net.tls)
+        tls_library_unused();
     for (uint32_t i = 0; i < loops_count(gw); i++) {
         modules_foresee(loops_at(gw, i));
         if (!access_init(loops_at(gw, i)))
@@ -296,6 +306,7 @@ int worker_main(void)
     const gid_t gid = getgid();
     if (!cage(gw))
         return EXIT_FAILURE;
+    sys_code_trim();
     gw->ready = true;
     loops_go(gw);
     if (log_begin(LOG_worker_ready)) {

@@ -90,27 +90,38 @@ uint64_t mem_bytes(enum mem_kind kind)
     return sum;
 }
 
-void *mem_alloc(size_t n)
+void *mem_alloc_as(enum mem_kind kind, size_t n)
 {
-    if (!mem_take(MEM_BUFFER, n))
+    if (!mem_take(kind, n))
         return NULL;
     void *p = malloc(n);
     if (!p)
-        mem_give(MEM_BUFFER, n);
+        mem_give(kind, n);
     return p;
+}
+
+void mem_free_as(enum mem_kind kind, void *p, size_t n)
+{
+    if (!p)
+        return;
+    mem_give(kind, n);
+    free(p);
+}
+
+void *mem_alloc(size_t n)
+{
+    return mem_alloc_as(MEM_BUFFER, n);
 }
 
 void mem_free(void *p, size_t n)
 {
-    if (!p)
-        return;
-    mem_give(MEM_BUFFER, n);
-    free(p);
+    mem_free_as(MEM_BUFFER, p, n);
 }
 
 bool mem_promise(uint64_t total, uint64_t process)
 {
-    uint64_t own = mem_bytes(MEM_BUFFER) + mem_bytes(MEM_POOL), guests = mem_bytes(MEM_GUEST);
+    uint64_t own = mem_bytes(MEM_BUFFER) + mem_bytes(MEM_POOL) + mem_bytes(MEM_TLS),
+             guests = mem_bytes(MEM_GUEST);
     base = process + ALLOWANCE - MIN(process, own + guests);
     promised = total;
     if (total < base || (total - base) / 2 < HALF_MIN)

@@ -12,6 +12,7 @@
 enum mem_kind {
     MEM_BUFFER, /* buffers and mem_alloc */
     MEM_POOL,
+    MEM_TLS,   /* OpenSSL's */
     MEM_CODE,  /* modules' */
     MEM_GUEST, /* instances': memories, tables, and what their places keep */
     MEM_KINDS
@@ -20,6 +21,8 @@ enum mem_kind {
 /* Plain memory whose size its owner remembers. NULL: none is left, or not for this. */
 void *mem_alloc(size_t n) MUST_USE;
 void mem_free(void *p, size_t n);
+void *mem_alloc_as(enum mem_kind kind, size_t n) MUST_USE; /* the same, of another kind */
+void mem_free_as(enum mem_kind kind, void *p, size_t n);
 
 /* Counts what is taken in other ways. false: it would be too much, and nothing is counted. */
 bool mem_take(enum mem_kind kind, uint64_t n) MUST_USE;

@@ -85,6 +85,7 @@ void metrics_add(struct metrics *to)
     }
     to->pool_bytes = pool_bytes(); /* of all threads already */
     to->buffer_bytes = mem_buffer_bytes();
+    to->tls_bytes = mem_bytes(MEM_TLS);
     to->code_bytes = mem_bytes(MEM_CODE);
     to->guest_bytes = mem_bytes(MEM_GUEST);
     to->memory_accounted_bytes = mem_accounted();

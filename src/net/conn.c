@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "net/peers.h"
+#include "net/tls.h"
 
 #define NO_CONN UINT32_MAX
 
@@ -139,6 +140,8 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
     metrics.connections_closed_total[c->close_reason]++;
     metrics.connections_active--;
     wheel_cancel(&net->loop->wheel, &c->timer);
+    if (c->tls)
+        tls_close(net, c);
     sys_close(c->fd);
     c->fd = -1;
     conn_queue_free(net, c);
@@ -164,7 +167,10 @@ static void linger(struct net *net, struct conn *c)
         conn_close(net, c, CLOSE_PEER);
         return;
     }
-    sys_shutdown_write(c->fd);
+    if (c->tls)
+        tls_end(net, c);
+    else
+        sys_shutdown_write(c->fd);
     wheel_set(&net->loop->wheel, &c->timer, net->limits.linger_ms);
 }
 
@@ -258,11 +264,15 @@ static ssize_t receive(struct net *net, struct conn *c, size_t have, bool *ended
     size_t room = NET_RECEIVE - have;
     if (!c->readable || !room)
         return 0;
-    ssize_t r = sys_recv(c->fd, net->receive + have, room);
+    ssize_t r = c->tls ? tls_recv(net, c, net->receive + have, room)
+                       : sys_recv(c->fd, net->receive + have, room);
     *ended = r == 0;
-    c->readable = r == (ssize_t)room || (r > 0 && c->end_seen) || r == -EINTR;
-    if (r > 0)
-        metrics.received_bytes_total += (uint64_t)r;
+    if (c->tls) {
+        c->readable = tls_more(net, c);
+    } else {
+        c->readable = r == (ssize_t)room || (r > 0 && c->end_seen) || r == -EINTR;
+        metrics.received_bytes_total += r > 0 ? (uint64_t)r : 0;
+    }
     return r == -EAGAIN || r == -EINTR ? 0 : r;
 }
 
@@ -307,6 +317,8 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
     struct conn *c = pool_get(&net->conns, slot, generation);
     if (!c || c->state == CONN_CLOSED)
         return;
+    if (ready & SYS_OUT && c->tls)
+        tls_writable(net, c);
     if (ready & SYS_OUT && c->queue)
         conn_flush_queue(net, c);
     c->readable |= (ready & (SYS_IN | SYS_HANGUP | SYS_END)) != 0;
@@ -501,6 +513,8 @@ void net_phase_reap(struct net *net)
 
 void net_done(struct net *net)
 {
+    if (net->tls)
+        tls_done(net);
     pool_done(&net->conns);
 }
 

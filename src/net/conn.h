@@ -64,8 +64,8 @@ struct conn {
     struct pool_slot slot;
     struct timer timer;
     int fd;
-    uint32_t next; /* of the list that it is in */
-    uint8_t state : 4, protocol : 4;
+    uint32_t next;                            /* of the list that it is in */
+    uint8_t state : 3, tls : 1, protocol : 4; /* tls: net->tls has the rest of it */
     uint8_t close_reason : 5;        /* the first one given; CLOSE_COUNT while there is none */
     uint8_t beat_slices : 3;         /* WebSocket: see ws/ws_beat.h, as of beat, heard and ponged */
     uint8_t holds;                   /* events that still name it */
@@ -94,7 +94,7 @@ struct conn {
 _Static_assert(CLOSE_COUNT < 32, "conn.close_reason has 5 bits");
 _Static_assert(sizeof(struct conn) <= 96, "an idle WebSocket's memory");
 
-enum { NET_PROTOCOLS = 4, NET_RECEIVE = 64 << 10 };
+enum { NET_PROTOCOLS = 5, NET_RECEIVE = 64 << 10 };
 /* Writes gather for a while and are sent one after the other: a peer, or the network's own thread,
  * is woken once for several of them rather than for each. */
 enum { NET_GATHER = 60 << 10, NET_GATHER_ONE = 16 << 10, NET_GATHER_CONNS = 64 };
@@ -122,6 +122,7 @@ struct net {
     struct net_limits limits;
     struct conn_protocol protocols[NET_PROTOCOLS];
     struct pool conns;
+    struct tls *tls;                  /* NULL: no listener has it */
     uint32_t speaking[NET_PROTOCOLS]; /* slots by protocol, until they are free again */
     struct conn_list closing;
     struct conn_list resuming; /* more to read, or to settle */
@@ -187,6 +188,11 @@ static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL:
     uint32_t slot = (uint32_t)(id >> 32) & 0xffffff;
     struct conn *c = id >> 56 == thread_number ? pool_get(&net->conns, slot, (uint32_t)id) : NULL;
     return c && c->state == CONN_OPEN ? c : NULL;
+}
+
+static inline bool conn_is_tls(const struct conn *c)
+{
+    return c->tls;
 }
 
 /* drained() is called once, when less than a quarter of queue_max waits. */

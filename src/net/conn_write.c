@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "net/tls.h"
+
 enum { PARTS = 64 };
 
 /* What one write gives to a peer: whole frames, or a piece of a stream. */
@@ -38,10 +40,12 @@ static struct sendq *sendq_of(struct net *net, struct conn *c)
 }
 
 /* All bytes to peers leave here. */
-static ssize_t transmit(struct conn *c, const struct slice *v, unsigned n)
+static ssize_t transmit(struct net *net, struct conn *c, const struct slice *v, unsigned n)
 {
-    ssize_t r = n == 1 ? sys_send(c->fd, v[0]) : sys_sendv(c->fd, v, n);
-    if (r > 0)
+    ssize_t r = c->tls   ? tls_send(net, c, v, n)
+                : n == 1 ? sys_send(c->fd, v[0])
+                         : sys_sendv(c->fd, v, n);
+    if (r > 0 && !c->tls)
         metrics.sent_bytes_total += (uint64_t)r;
     return r == -EAGAIN || r == -EINTR ? 0 : r;
 }
@@ -190,7 +194,7 @@ static void write_through(struct net *net, struct conn *c, const struct piece *p
             if (pieces[i].b.n)
                 v[n_v++] = pieces[i].b;
         }
-        ssize_t r = transmit(c, v, n_v);
+        ssize_t r = transmit(net, c, v, n_v);
         if (r < 0) {
             conn_close(net, c, CLOSE_PEER_RESET);
             return;
@@ -303,7 +307,7 @@ void conn_flush_queue(struct net *net, struct conn *c)
         want = 0;
         for (unsigned i = 0; i < n; i++)
             want += v[i].n;
-        r = transmit(c, v, n);
+        r = transmit(net, c, v, n);
         if (r < 0) {
             conn_close(net, c, CLOSE_PEER_RESET);
             return;

@@ -79,9 +79,17 @@ bool sys_pages_open(void);      /* false: this kernel can't tell */
 /* How many regions there are; negative: more than cap, or no answer. */
 int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap);
 
+/* Of a part of this program's own data, its whole pages: gives back what was written there since it
+ * was loaded (it is not to be read again), or forbids to write there. */
+void sys_data_drop(char *from, char *to);
+void sys_data_seal(char *from, char *to);
+/* Unmaps what a start has used of code and constants: what is needed again comes back by itself. */
+void sys_code_trim(void);
+
 /* Files. Read whole, at most max bytes: p is mem_alloc'd with n bytes by the callee. */
 enum err sys_file_read(const char *path, size_t max, struct slice *out) MUST_USE;
 enum err sys_fd_read(int fd, size_t max, struct slice *out) MUST_USE;
+enum err sys_fd_read_size(int fd, size_t n, struct slice *out) MUST_USE; /* n: as it has */
 enum err sys_file_write(const char *path, struct slice content) MUST_USE; /* atomic replace */
 /* Whether only root or our own user can write the file and the folders above it. What was looked at
  * is `resolved`, without links: that is what is to be opened. false: `why` names the one that is

@@ -209,6 +209,7 @@ static const int free_calls[] = {
     /* Connections and the control socket, all made before or accepted. */
     SCMP_SYS(accept4), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(shutdown),
     SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(read), SCMP_SYS(write),
+    SCMP_SYS(pread64) /* of certificates that are handed over */,
     SCMP_SYS(writev) /* glibc's last words */, SCMP_SYS(close),
     SCMP_SYS(eventfd2) /* sys_reserve_open */, SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait),
     SCMP_SYS(epoll_pwait), SCMP_SYS(poll), SCMP_SYS(ppoll),

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
-#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -363,34 +362,8 @@ uint64_t sys_file_size(int fd)
     return statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &st) < 0 ? 0 : st.stx_size;
 }
 
-void sys_memory_trim(void)
+enum err sys_fd_read_size(int fd, size_t n, struct slice *out)
 {
-    malloc_trim(0);
-}
-
-uint64_t sys_memory_pss(void)
-{
-    char text[2048];
-    int fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    close(fd);
-    text[n > 0 ? n : 0] = 0;
-    const char *at = strstr(text, "\nPss:");
-    return at ? strtoull(at + 5, NULL, 10) * 1024 : 0;
-}
-
-enum err sys_fd_read(int fd, size_t max, struct slice *out)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return ERR_SYS;
-    if (!S_ISREG(st.st_mode)) {
-        errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
-        return ERR_SYS;
-    }
-    if ((uint64_t)st.st_size > max)
-        return ERR_LIMIT;
-    size_t n = (size_t)st.st_size;
     uint8_t *p = mem_alloc(n ? n : 1);
     if (!p)
         return ERR_NO_MEMORY;
@@ -404,6 +377,20 @@ enum err sys_fd_read(int fd, size_t max, struct slice *out)
     }
     *out = slice_of(p, n);
     return ERR_NONE;
+}
+
+enum err sys_fd_read(int fd, size_t max, struct slice *out)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return ERR_SYS;
+    if (!S_ISREG(st.st_mode)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
+        return ERR_SYS;
+    }
+    if ((uint64_t)st.st_size > max)
+        return ERR_LIMIT;
+    return sys_fd_read_size(fd, (size_t)st.st_size, out);
 }
 
 enum err sys_file_read(const char *path, size_t max, struct slice *out)

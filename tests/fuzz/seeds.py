@@ -122,6 +122,15 @@ def deflated():
     yield "distance", b"\xff\xff" + b"\2\x13\0\0"
 
 
+def tls():
+    for kind in range(8):  # each cipher in each version, each type
+        if kind % 4 < 3:
+            yield f"kind-{kind}", bytes([kind | kind << 4, 37 * kind, 31 * kind]) + b"content %d" % kind
+    yield "nothing", b"\4\0\0"
+    yield "large", b"\4\x80\x80" + bytes(range(256)) * 8
+    yield "record", b"\0\1\2\x17\3\3\0\x20" + b"x" * 32
+
+
 CONFIGS = {
     "full": """\
 listen:
@@ -215,6 +224,8 @@ def main():
         made[f"ws_extension/{name}"] = text.encode()
     for name, data in deflated():
         made[f"ws_deflate/{name}"] = data
+    for name, data in tls():
+        made[f"tls_record/{name}"] = data
     for name, text in CONFIGS.items():
         made[f"config/{name}"] = text.encode()
     for name, data in ACCESS.items():

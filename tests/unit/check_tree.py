@@ -25,6 +25,7 @@ MAY_INCLUDE = {
 }
 ENGINE_HEADER = re.compile(r"weir_engine\.h|wasm\w*\.h|wasm(time|edge)?/.*|wasi\.h")
 ENGINE_FOLDERS = {"guest", "compile"}
+OPENSSL_FILES = re.compile(r"net/tls_\w+\.[ch]|\w+/jwt\.c")
 
 # Called only in src/sys/. stdio on streams that are already open is free.
 SYSTEM_CALLS = """
@@ -128,6 +129,12 @@ def rule_engine():
             yield f"{where(path, n)}: only guest/ and compile/ include {header}"
 
 
+def rule_openssl():
+    for path, _, n, header, _ in includes():
+        if header.startswith("openssl/") and not OPENSSL_FILES.fullmatch(str(path.relative_to(SRC))):
+            yield f"{where(path, n)}: only net/tls_* and jwt.c include {header}"
+
+
 def rule_system_calls():
     for path, n, name in calls(SYSTEM_CALLS):
         if path.parent.name != "sys":
@@ -183,6 +190,7 @@ RULES = [
     ("includes go one way", rule_layers),
     ("http and ws do not include each other", rule_http_and_ws),
     ("only guest and compile include the engine's headers", rule_engine),
+    ("only net/tls_* and jwt.c include OpenSSL's headers", rule_openssl),
     ("only sys calls the system", rule_system_calls),
     ("only buf, pool and the files listed allocate", rule_allocators),
     (f"no line over {COLUMNS} columns", rule_columns),

@@ -4,7 +4,7 @@
 
 #include "app/config.h"
 
-enum section { ROOT, ADMIN, HEARTBEAT, LIMITS, MODULE, MODULE_LIMITS };
+enum section { ROOT, ADMIN, HEARTBEAT, LIMITS, TLS, MODULE, MODULE_LIMITS };
 enum type { INT, SIZE, DURATION, TEXT };
 
 static const struct row {
@@ -27,11 +27,14 @@ static const struct row {
 #define CFG(k, t, d, lo, hi, x) IN(LIMITS, struct config_limits, k, t, d, lo, hi)
                 CONFIG_LIMITS(CFG)
 #undef CFG
+#define CFG(k, t, d, lo, hi, x) IN(TLS, struct config_tls, k, t, d, lo, hi)
+                    CONFIG_TLS(CFG)
+#undef CFG
 #define CFG(k, t, d, lo, hi, x) IN(MODULE, struct config_module, k, t, d, lo, hi)
-                    CONFIG_MODULE(CFG)
+                        CONFIG_MODULE(CFG)
 #undef CFG
 #define CFG(k, t, d, lo, hi, x) IN(MODULE_LIMITS, struct config_module_limits, k, t, d, lo, hi)
-                        CONFIG_MODULE_LIMITS(CFG)
+                            CONFIG_MODULE_LIMITS(CFG)
 #undef CFG
 };
 
@@ -84,6 +87,7 @@ static const char *document(const struct row *r, const char *value)
         "#\n#\n#\nadmin:\n  ",
         "#\n#\nheartbeat:\n  %s\n  ", /* whatever the value, interval + timeout <= evict */
         "#\n#\n#\nlimits:\n  ",
+        "#\n#\n#\ntls:\n  ",
         "#\nmodules:\n  m:\n    %s\n    ",
         "modules:\n  m:\n    path: x.wat\n    limits:\n      ",
     };
@@ -103,6 +107,7 @@ static const void *field(const struct row *r)
                        : r->section == ADMIN     ? (const void *)&config.admin
                        : r->section == HEARTBEAT ? (const void *)&config.heartbeat
                        : r->section == LIMITS    ? (const void *)&config.limits
+                       : r->section == TLS       ? (const void *)&config.tls
                        : r->section == MODULE    ? (const void *)config.modules
                                                  : (const void *)&config.modules[0].limits;
     return (const char *)base + r->offset;
@@ -295,11 +300,11 @@ static void unknown_and_repeated_keys_are_named(void **state)
         {"admin: {adress: x}", "did you mean address?"},
         {"modules: {m: {pth: x}}", "did you mean path?"},
         {"modules: {m: {path: x, limits: {memmory: 1}}}", "did you mean memory?"},
-        {"zzz: 1", "unknown key: zzz; known here: listen, admin, heartbeat, limits, access, "
+        {"zzz: 1", "unknown key: zzz; known here: listen, admin, heartbeat, limits, tls, access, "
                    "modules, routes"},
         {"routes: [{path: /a, websocket: {modul: x}}]", "unknown key: modul; known here: module"},
         {"routes: [{path: /a, http: {handler: echo}}]", "unknown key: handler"},
-        {"listen: [{port: 80}]", "unknown key: port; known here: address"},
+        {"listen: [{port: 80}]", "unknown key: port; known here: address, tls"},
         {"drain: 1s\ndrain: 2s", "w.yaml:2: this key is here twice: drain"},
         {"limits: {head: 8KiB,\n body: 1,\n head: 8KiB}", "w.yaml:3: this key is here twice: head"},
         {"modules:\n  a: x\n  b: x\n  a: y", "w.yaml:4: this module is here twice: a"},

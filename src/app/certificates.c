@@ -1,0 +1,266 @@
+#include "app/certificates.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/log.h"
+
+enum { PAIRS_MAX = CONFIG_CERTIFICATES_MAX * 2 * (TLS_PEM_MAX + 4) };
+
+static void wipe(struct slice s)
+{
+    explicit_bzero((void *)(uintptr_t)s.p, s.n);
+    mem_free((void *)(uintptr_t)s.p, s.n ? s.n : 1);
+}
+
+static enum err file_read(const char *path, struct slice *out, struct buf *why)
+{
+    enum err e = sys_file_read(path, TLS_PEM_MAX, out);
+    if (e && buf_printf(why, "can't read %s: %s", path,
+                        e == ERR_LIMIT ? "larger than 1 MiB" : strerror(errno)))
+        why->len = 0;
+    return e;
+}
+
+static enum err pair_read(const struct config_certificate *one, struct slice *certificate,
+                          struct slice *key, struct buf *why)
+{
+    enum err e = file_read(one->certificate, certificate, why);
+    if (e)
+        return e;
+    e = file_read(one->key, key, why);
+    if (e)
+        wipe(*certificate);
+    return e;
+}
+
+/* A listener's certificates and keys, as tls_certificates takes them. why: which can't be read. */
+static enum err pairs_read(const struct certificates *c, uint32_t listener, struct buf *out,
+                           struct buf *why)
+{
+    uint32_t number = 0;
+    enum err e = ERR_NONE;
+    for (uint32_t i = 0; i < c->config->n_certificates && !e; i++) {
+        const struct config_certificate *one = &c->config->certificates[i];
+        struct slice certificate, key;
+        if (one->listener != listener)
+            continue;
+        e = buf_printf(why, "certificate %u: ", ++number);
+        e = e ? e : pair_read(one, &certificate, &key, why);
+        if (e)
+            return e;
+        uint32_t n[] = {(uint32_t)certificate.n, (uint32_t)key.n};
+        e = buf_append(out, slice_of(n, sizeof(n)));
+        e = e ? e : buf_append(out, certificate);
+        e = e ? e : buf_append(out, key);
+        wipe(certificate);
+        wipe(key);
+        why->len = 0;
+    }
+    return e;
+}
+
+static void pairs_done(struct buf *b)
+{
+    if (b->p)
+        explicit_bzero(b->p, b->len);
+    buf_done(b);
+}
+
+/* The same sealed; negative: why says it. */
+static int pairs_seal(const struct certificates *c, uint32_t listener, struct buf *why)
+{
+    struct buf pairs;
+    buf_init(&pairs, PAIRS_MAX);
+    enum err e = pairs_read(c, listener, &pairs, why);
+    int fd = e ? -1 : sys_memfd_sealed("certificates", buf_slice(&pairs));
+    if (!e && fd < 0 && buf_printf(why, "memfd: %s", strerror(-fd)))
+        why->len = 0;
+    pairs_done(&pairs);
+    return fd;
+}
+
+/* The line of what a text beginning with "certificate N" is about. */
+static unsigned line_of(const struct certificates *c, uint32_t listener, const char *text)
+{
+    unsigned number = 1, line = 1;
+    if (sscanf(text, "certificate %u", &number) != 1)
+        number = 1;
+    for (uint32_t i = 0; i < c->config->n_certificates && number; i++)
+        if (c->config->certificates[i].listener == listener) {
+            line = c->config->certificates[i].line;
+            number--;
+        }
+    return line;
+}
+
+static bool has_tls(const struct certificates *c, uint32_t listener)
+{
+    for (uint32_t i = 0; i < c->config->n_certificates; i++)
+        if (c->config->certificates[i].listener == listener)
+            return true;
+    return false;
+}
+
+bool certificates_open(struct certificates *c, const struct config *config, const char *file,
+                       struct loop *loop)
+{
+    bool ok = true;
+    *c = (struct certificates){.config = config, .file = file, .loop = loop, .worker = -1};
+    for (uint32_t i = 0; i < CERTIFICATES_LISTENERS; i++) {
+        struct buf why;
+        buf_init(&why, 8192);
+        c->next[i] = -1;
+        c->now[i] = has_tls(c, i) ? pairs_seal(c, i, &why) : -1;
+        if (why.len)
+            fprintf(stderr, "%s:%u: %.*s\n", file, line_of(c, i, (const char *)why.p), (int)why.len,
+                    (const char *)why.p);
+        ok = ok && !why.len;
+        buf_done(&why);
+    }
+    c->rotation.kind = LOOP_TICKETS;
+    return ok;
+}
+
+bool certificates_check(const struct certificates *c)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < c->config->n_certificates; i++) {
+        const struct config_certificate *one = &c->config->certificates[i];
+        struct slice certificate, key;
+        struct buf why;
+        buf_init(&why, 8192);
+        if (pair_read(one, &certificate, &key, &why) == ERR_NONE) {
+            enum err e = tls_pair_check(certificate, key, &why);
+            if (why.len)
+                fprintf(stderr, "%s:%u: %s%s: %.*s\n", c->file, one->line,
+                        e ? "" : "warning: ", one->certificate, (int)why.len, (const char *)why.p);
+            ok = ok && !e;
+            wipe(certificate);
+            wipe(key);
+        }
+        buf_done(&why);
+    }
+    return ok;
+}
+
+/* ---- to the worker ---- */
+
+static void give(const struct certificates *c, uint32_t listener, int fd, const char *why)
+{
+    char size[32];
+    snprintf(size, sizeof(size), "%" PRIu64, fd < 0 ? 0 : sys_file_size(fd));
+    control_send(c->worker, CONTROL_TLS, listener, fd < 0 ? why : size, fd);
+}
+
+static void send_keys(const struct certificates *c)
+{
+    if (c->worker >= 0)
+        control_send_bytes(c->worker, CONTROL_TICKETS, 0,
+                           slice_of(c->keys, (size_t)c->n_keys * TLS_TICKET_KEY));
+}
+
+void certificates_rotate(struct certificates *c)
+{
+    memmove(c->keys[1], c->keys[0], sizeof(c->keys) - sizeof(c->keys[0]));
+    sys_random(c->keys[0], sizeof(c->keys[0]));
+    c->n_keys = MIN(c->n_keys + 1, (uint32_t)TLS_TICKET_KEYS);
+    wheel_set(&c->loop->wheel, &c->rotation, c->config->tls.ticket_rotation);
+    send_keys(c);
+}
+
+void certificates_worker(struct certificates *c, int control)
+{
+    bool tls = false;
+    c->worker = control;
+    c->serves = false;
+    for (uint32_t i = 0; i < CERTIFICATES_LISTENERS && control >= 0; i++) {
+        sys_close(c->next[i]);
+        c->next[i] = -1;
+        c->pending[i] = false;
+        if (c->now[i] >= 0)
+            give(c, i, c->now[i], "");
+        tls = tls || c->now[i] >= 0;
+    }
+    if (tls && !c->n_keys)
+        certificates_rotate(c);
+    else if (tls)
+        send_keys(c);
+}
+
+void certificates_serve(struct certificates *c)
+{
+    c->serves = true;
+    if (c->asked)
+        certificates_reload(c);
+}
+
+static bool same(int a, int b)
+{
+    struct slice x, y;
+    if (sys_fd_read(a, PAIRS_MAX, &x))
+        return false;
+    bool equal = sys_fd_read(b, PAIRS_MAX, &y) == ERR_NONE;
+    if (equal) {
+        equal = slice_eq(x, y);
+        wipe(y);
+    }
+    wipe(x);
+    return equal;
+}
+
+static void listener_reload(struct certificates *c, uint32_t i)
+{
+    struct buf why;
+    buf_init(&why, 8192);
+    int fd = pairs_seal(c, i, &why);
+    if (fd >= 0 && same(fd, c->now[i])) {
+        sys_close(fd);
+    } else if (buf_append(&why, slice_of("", 1)) == ERR_NONE) {
+        c->pending[i] = true;
+        c->next[i] = fd;
+        give(c, i, fd, (const char *)why.p);
+    } else {
+        sys_close(fd);
+    }
+    buf_done(&why);
+}
+
+void certificates_reload(struct certificates *c)
+{
+    c->asked = !c->serves;
+    for (uint32_t i = 0; i < CERTIFICATES_LISTENERS && c->serves; i++) {
+        if (c->pending[i])
+            c->asked = true; /* once more, after its answer */
+        else if (c->now[i] >= 0)
+            listener_reload(c, i);
+    }
+}
+
+bool certificates_message(struct certificates *c, const struct control *m)
+{
+    bool loaded = m->kind == CONTROL_TLS_LOADED;
+    uint32_t i = m->number;
+    if (i >= CERTIFICATES_LISTENERS || c->now[i] < 0)
+        return true;
+    if (loaded && c->next[i] >= 0) {
+        sys_close(c->now[i]);
+        c->now[i] = c->next[i];
+    } else {
+        sys_close(c->next[i]);
+    }
+    c->next[i] = -1;
+    c->pending[i] = false;
+    if (log_begin(loaded ? LOG_certificates_loaded : LOG_certificates_refused)) {
+        log_text("listener", slice_str(c->config->listen[i]));
+        log_text("file", slice_str(c->file));
+        log_number("line", line_of(c, i, m->text));
+        if (m->n)
+            log_text("detail", slice_of(m->text, m->n));
+        log_end();
+    }
+    if (c->asked && c->serves)
+        certificates_reload(c);
+    return loaded || c->serves;
+}
