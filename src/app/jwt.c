@@ -8,6 +8,8 @@
 #include <openssl/hmac.h>
 #include <openssl/pem.h>
 
+#include "net/tls.h"
+
 enum {
     HEADER_MAX = 1024,    /* decoded */
     SIGNATURE_MAX = 1024, /* of an RSA key of 8,192 bits */
@@ -18,8 +20,6 @@ enum {
     RSA_BITS_MIN = 2048, /* RFC 7518 3.3 */
     RSA_BITS_MAX = 8 * SIGNATURE_MAX
 };
-
-const bool jwt_built = true;
 
 /* RFC 4648 5, without padding, and nothing that two encoders could write in two ways. */
 static bool base64url(struct slice s, uint8_t *out, size_t cap, size_t *n)
@@ -268,7 +268,7 @@ enum err jwt_open(struct jwt *out, const struct config_jwt *config, struct buf *
     const char *wrong = NULL;
     struct jwt j = {.config = config};
     size_t n = strlen(config->key);
-    OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL);
+    tls_library_open();
     if (strcmp(config->algorithm, "HS256") == 0) {
         if (n < HS256_BYTES)
             wrong = "a secret of HS256 has 32 bytes or more";

@@ -6,10 +6,6 @@
 
 #include "app/config.h"
 
-/* Whether this is the program that has libcrypto: weir-crypto, which weir starts as its worker
- * where there is a jwt. In weir itself each jwt_open fails. */
-extern const bool jwt_built;
-
 enum { JWT_MAX = 8192 }; /* bytes of a token */
 
 struct jwt {

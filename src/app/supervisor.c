@@ -16,7 +16,6 @@
 enum { CONFIG_MAX = 1 << 20, LOG_CARRY = 16 << 10 };
 /* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_FORGET_MS = 10000 };
-enum { CHECK_MAX_MS = 3600000 };
 enum { START_MAX_MS = 30000 };                    /* for a worker to be ready */
 enum { KILL_AFTER_MS = 2000, LOG_RETRY_MS = 20 }; /* after the drain time; when stderr is full */
 
@@ -184,21 +183,12 @@ static void module_send(struct supervisor *s, uint32_t i)
         control_send(s->control, CONTROL_SERVE, 0, "", -1);
 }
 
-/* The program of workers: this one, or the one beside it that has libcrypto. */
-static void program_path(const struct supervisor *s, char out[SYS_PATH_MAX])
-{
-    static const char suffix[] = "-crypto";
-    ssize_t n = sys_self_path(out, SYS_PATH_MAX - sizeof(suffix));
-    if (n > 0 && s->config.n_jwts && !jwt_built)
-        memcpy(out + n, suffix, sizeof(suffix));
-}
-
 static void worker_start(struct supervisor *s)
 {
     int pair[2];
     const char *argv[] = {"weir", "worker", NULL};
     char self[SYS_PATH_MAX];
-    program_path(s, self);
+    sys_self_path(self, sizeof(self));
     s->started_ms = s->loop.now_ms;
     wheel_set(&s->loop.wheel, &s->restart, BACKOFF_MAX_MS); /* unless one is started */
     if (sys_control_pair(pair) < 0)
@@ -442,12 +432,7 @@ static bool configure(struct supervisor *s, const char *file)
     mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
     if (s->yaml < 0)
         fprintf(stderr, "%s:1: memfd: %s\n", file, strerror(-s->yaml));
-    char path[SYS_PATH_MAX];
-    program_path(s, path);
-    bool there = sys_file_exists(path);
-    if (!there)
-        fprintf(stderr, "%s:1: a jwt needs the program %s\n", file, path);
-    return s->yaml >= 0 && there && keys_read(s);
+    return s->yaml >= 0 && keys_read(s);
 }
 
 /* Loads a module as a worker would, for its reasons against it. */
@@ -468,20 +453,6 @@ static bool module_check(struct supervisor *s, struct guests *g, uint32_t i)
     guest_unload(&module);
     buf_done(&why);
     return !e;
-}
-
-/* `weir check` by the program that has libcrypto. */
-static int check_elsewhere(const struct supervisor *s)
-{
-    char path[SYS_PATH_MAX];
-    const char *const argv[] = {"weir", "check", s->file, NULL};
-    struct sys_exit end;
-    program_path(s, path);
-    pid_t pid = sys_spawn(path, argv, -1, -1);
-    if (pid < 0)
-        fprintf(stderr, "%s:1: %s: %s\n", s->file, path, strerror(-pid));
-    bool ended = pid > 0 && sys_wait_for(pid, CHECK_MAX_MS, &end);
-    return ended && !end.signal ? end.code : EXIT_FAILURE;
 }
 
 static bool keys_check(const struct supervisor *s)
@@ -512,8 +483,6 @@ int supervisor_check(const char *file)
     const uint64_t now_ns = 0;
     if (!configure(s, file))
         return EXIT_FAILURE;
-    if (s->config.n_jwts && !jwt_built)
-        return check_elsewhere(s);
     bool ok = user_find(s, false);
     ok = changes_open(&s->changes, &s->config, file, &s->loop) && ok;
     ok = keys_check(s) && ok;

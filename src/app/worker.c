@@ -293,7 +293,7 @@ int worker_main(void)
         log_number("connections", (int64_t)gw->config.limits.connections);
         log_end();
     }
-    if (!gw->net.tls)
+    if (!gw->net.tls && !gw->config.n_jwts)
         tls_library_unused();
     for (uint32_t i = 0; i < loops_count(gw); i++) {
         modules_foresee(loops_at(gw, i));

@@ -648,7 +648,7 @@ class Weir:
             self.proc.kill()
             self.proc.wait(10)
         for pid in pids:
-            if comm(pid) in ("weir", "weirc", "weir-crypto"):
+            if comm(pid) in ("weir", "weirc"):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
