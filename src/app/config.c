@@ -463,42 +463,6 @@ static void token_check(struct reader *r, const yaml_node_t *at, const char *tok
         reader_fail(r, at, "admin.token has at least 16 letters, digits or -._~+/=");
 }
 
-static bool certificate_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
-{
-    struct config_certificate *c = base;
-    const char *name = reader_key(key);
-    bool is_key = strcmp(name, "key") == 0;
-    if (!is_key && strcmp(name, "certificate") != 0)
-        return false;
-    char *text = reader_expand(r, value), **field = is_key ? &c->key : &c->certificate;
-    if (text && !*text)
-        reader_fail(r, value, "%s is a file", name);
-    *field = text ? reader_resolve(r->file, text) : NULL;
-    return true;
-}
-
-static const struct reader_map certificate_map = {
-    READER_KEYS, .form = "certificate: FILE, key: FILE", .rows = reader_no_rows,
-    .extra = certificate_extra, .known = "certificate, key"};
-
-/* A certificate of the listener that is read; which one that is, is known when all of it is. */
-static void certificate_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config *c = base;
-    c->certificates = reader_grow(c->certificates, &c->n_certificates, sizeof(*c->certificates));
-    struct config_certificate *one = &c->certificates[c->n_certificates - 1];
-    unsigned before = r->problems;
-    one->line = (unsigned)item->start_mark.line + 1;
-    one->listener = LISTEN_MAX;
-    reader_map_read(r, item, &certificate_map, one);
-    if (r->problems == before && !(one->certificate && one->key))
-        reader_fail(r, item, "tls needs certificate: FILE and key: FILE");
-}
-
-static const struct reader_list certificates_list = {"certificate",
-                                                     "[{certificate: FILE, key: FILE}]", 1,
-                                                     CONFIG_CERTIFICATES_MAX, certificate_read};
-
 static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
@@ -507,10 +471,7 @@ static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *valu
         return true;
     }
     if (strcmp(reader_key(key), "tls") == 0) {
-        if (value->type == YAML_MAPPING_NODE)
-            certificate_read(r, value, c);
-        else
-            reader_list_read(r, value, &certificates_list, c);
+        config_certificates_read(r, value, c);
         return true;
     }
     if (strcmp(reader_key(key), "address") != 0)
@@ -535,8 +496,7 @@ static void listener_read(struct reader *r, yaml_node_t *item, void *base)
     reader_map_read(r, item, &listener_map, c);
     c->listen_proxy |= r->proxy && c->n_listen > n ? UINT32_C(1) << n : 0;
     for (uint32_t i = 0; i < c->n_certificates; i++)
-        if (c->certificates[i].listener == LISTEN_MAX)
-            c->certificates[i].listener = n;
+        c->certificates[i].listener = MIN(c->certificates[i].listener, n);
     if (c->n_listen == n && r->problems == before)
         reader_fail(r, item, "a listener needs address: IP:PORT");
 }

@@ -89,4 +89,7 @@ void config_access_read(struct reader *r, yaml_node_t *value, struct config *c);
 void config_jwt_read(struct reader *r, yaml_node_t *value, uint32_t *jwt);
 void config_access_done(struct config *c);
 
+/* config_tls.c: tls of the listener that is being read. */
+void config_certificates_read(struct reader *r, yaml_node_t *value, struct config *c);
+
 #endif
