@@ -805,3 +805,48 @@ def test_all_memory_is_given_back(serve):
         w.wait_metric("connections_active", lambda n: n <= 1)
     after = w.metric("tls_bytes")
     assert after - before < 4096, (before, after)
+
+
+# ---------------------------------------------------------------------------- beside other things
+
+
+def test_several_loops(serve, certs, tmp_path):
+    pair = {"certificate": str(tmp_path / "c.pem"), "key": str(tmp_path / "k.pem")}
+    put(pair, certs["one"])
+    w = serve(pair, workers=3)
+    held = [upgraded(w.tls) for _ in range(12)]
+    ctx = context(V12)
+    with Tls(w.tls, ctx) as c:
+        session = session_of(c)
+    for _ in range(12):  # whichever loop it comes to
+        with Tls(w.tls, ctx, session=session) as c:
+            assert c.sock.session_reused
+    put(pair, certs["two"])
+    assert run_cli("reload", "--admin", f"{HOST}:{w.admin}").returncode == 0
+    w.wait_metric("tls_certificates_total", 2)
+    assert [shown(w) for _ in range(12)] == [{b"two.test"}] * 12
+    put(pair, certs["mixed"])
+    assert run_cli("reload", "--admin", f"{HOST}:{w.admin}").returncode == 0
+    w.wait_metric("tls_certificates_failed_total", 1)
+    assert [shown(w) for _ in range(12)] == [{b"two.test"}] * 12
+    for c in held:
+        echoes(c, b"still here")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_behind_a_proxy(start, certs, cut):
+    w = start({"routes": ROUTES, "access": {"trusted": [HOST]}}, start=False)
+    with_tls(w, certs["one"])
+    w.config["listen"][1]["proxy_protocol"] = "yes"
+    w.file.write_text(json.dumps(w.config, indent=1))
+    w.start()
+    p = Peer(w.tls)
+    header, hello = b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 443\r\n", p.step()
+    p.raw.send(header + hello[:50] if cut else header + hello)
+    if cut:
+        w.wait_metric("tls_handshakes_active", 1)
+        p.raw.send(hello[50:])
+    p.receive()
+    p.handshake()
+    p.raw.send(p.seal(NOT_FOUND))
+    assert p.read(12) == b"HTTP/1.1 404"
