@@ -36,7 +36,7 @@ struct listener {
     int fd;
     struct http_server *server;
     bool paused, tls, proxy; /* proxy: what comes begins with a PROXY header */
-    struct timer timer; /* ends a pause */
+    struct timer timer;      /* ends a pause */
 };
 enum { LISTENERS_MAX = 16 };
 

@@ -141,8 +141,7 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     } else if (m.kind == CONTROL_REMOVE && m.number < gw->config.n_modules) {
         sys_close(fd);
         modules_remove(gw, m.number);
-    } else if ((m.kind == CONTROL_TLS && m.number < gw->n_listeners) ||
-               m.kind == CONTROL_TICKETS) {
+    } else if ((m.kind == CONTROL_TLS && m.number < gw->n_listeners) || m.kind == CONTROL_TICKETS) {
         (void)worker_tls(gw, &m, fd, false); /* it is answered */
     } else if ((m.kind == CONTROL_PROMOTE || m.kind == CONTROL_DROP) &&
                m.number < gw->config.n_modules) {

@@ -1,5 +1,5 @@
-/* Certificates and keys of tickets, from the supervisor to all loops: at the start in turn, later by
- * an errand, as each loop has contexts of its own. */
+/* Certificates and keys of tickets, from the supervisor to all loops: at the start in turn, later
+ * by an errand, as each loop has contexts of its own. */
 #include "app/worker.h"
 
 #include <stdlib.h>
@@ -37,7 +37,8 @@ static void home(struct gateway *gw, struct errand *e)
     if (!t->tickets) {
         metrics.tls_certificates_total += !t->err;
         metrics.tls_certificates_failed_total += t->err != ERR_NONE;
-        struct slice text = t->err && !t->why.len ? slice_str(err_text(t->err)) : buf_slice(&t->why);
+        struct slice text = t->err && !t->why.len ? slice_str(err_text(t->err))
+                                                  : buf_slice(&t->why);
         (void)control_send_bytes(SYS_CONTROL_FD, t->err ? CONTROL_TLS_REFUSED : CONTROL_TLS_LOADED,
                                  t->listener, text); /* its end is seen elsewhere */
     }
