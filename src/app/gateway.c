@@ -10,7 +10,7 @@ enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must 
 enum { PAGE_MAX = 1 << 20 };
 enum { CONNECTION_ROOM = 64 << 10 }; /* for its place, a request's head, and an answer */
 enum { REFUSED_READS = 16 };         /* of what one that is refused has sent */
-enum { TRIM_MS = 100 };              /* between two times that the allocator gives memory back */
+enum { TRIM_MS = 10 };               /* between two times that the allocator gives memory back */
 enum { TURN_EVENTS = 32 };           /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
 
