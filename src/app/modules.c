@@ -33,8 +33,11 @@ static const struct config_module *config_of(const struct gateway *gw, const str
 
 static void log_version(enum log_event event, const struct gateway *gw, const struct module_code *c)
 {
-    if (gw->number || !log_begin(event)) /* the same happens in all loops */
+    bool each = gw->loops && event == LOG_module_unloaded; /* else it happens in all at once */
+    if ((gw->number && !each) || !log_begin(event))
         return;
+    if (each)
+        log_number("loop", gw->number);
     log_text("module", slice_str(c->guest.name));
     log_number("version", c->version.number);
     log_text("sha256", slice_str(c->version.sha256));
