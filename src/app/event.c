@@ -291,7 +291,7 @@ static void done(struct guest_call *call, enum err e)
     if (!e) /* whether or not anybody is there to be answered */
         effects_apply(&ev->fx, apply, ev);
     if (!c)
-        event_state(ev)->n_timers--; /* a timer's: nobody waits for it */
+        event_state(ev)->n_timers -= ev->kind == GUEST_on_timer; /* nobody waits for it */
     else if (c->protocol != PROTOCOL_WS && c->state != CONN_OPEN)
         http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
     else if (ev->kind == GUEST_EXPORTS)

@@ -350,6 +350,24 @@ def test_an_actor_leaves_its_state_to_its_successor(start, files):
     assert len(w.logs("guest_failed")) == 1
 
 
+def test_an_actor_that_unloads_leaves_its_timers_to_its_successor(start, files):
+    """on_unload is no timer's event, though it is no connection's either: it does not give one back."""
+    source = """(module (import "weir_v1" "timer_set" (func $set (param i64 i64) (result i64)))
+      (global $n (mut i32) (i32.const %d)) (memory (export "memory") 1)
+      (func (export "letter") (result i32)
+        (global.set $n (i32.add (global.get $n) (i32.const 1)))
+        (i64.ge_s (call $set (i64.const 1) (i64.const 7)) (i64.const 0)))
+      (func (export "on_timer") (param i64))
+      (func (export "on_unload")))"""
+    file = files / "actor.wat"
+    file.write_text(source % 0)
+    w = start({"modules": {"echo": {"path": str(file), "exec": "yes", "instance": "module", "limits": {"timers": 2}}}})
+    assert w.exec("echo/letter", "[]") == "1"
+    for i in range(1, 4):
+        putted(w, source % i)
+        assert w.exec("echo/letter", "[]") == "1", f"it may set a timer after swap {i}"
+
+
 def test_a_new_worker_has_the_versions_in_force(start, files):
     w = start(config(files))
     putted(w, echo("b"))
