@@ -120,8 +120,10 @@ bool loops_foreign(const struct gateway *gw, uint64_t id)
 bool loops_room(const struct gateway *gw, uint64_t bytes)
 {
     bool room = !gw->outbox;
-    for (uint32_t i = 0; gw->loops && i < gw->loops->n; i++)
-        room = room && (i == gw->number || queue_room(&gw->loops->at[i].queue, bytes));
+    for (uint32_t i = 0; gw->loops && i < gw->loops->n; i++) {
+        const struct queue *q = &gw->loops->at[i].queue;
+        room = room && (i == gw->number || queue_room(q, MIN(bytes, q->bytes_max))); /* as post */
+    }
     return room;
 }
 

@@ -344,7 +344,8 @@ static void spread(struct topics *t, struct publication *first)
 
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes)
 {
-    return t->n_pending + n <= TOPIC_PENDING && t->pending_bytes + bytes <= TOPIC_PENDING_BYTES;
+    uint64_t least = n == 1 ? MIN(bytes, (uint64_t)TOPIC_PENDING_BYTES) : bytes;
+    return t->n_pending + n <= TOPIC_PENDING && t->pending_bytes + least <= TOPIC_PENDING_BYTES;
 }
 
 enum err topics_publish(struct topics *t, struct slice space, struct slice name, uint64_t except,

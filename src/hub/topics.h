@@ -88,7 +88,7 @@ uint32_t topics_members(const struct topics *t, const struct topic *topic, struc
 uint32_t topics_count(const struct topics *t);
 bool topics_first(const struct topics *t, const struct topic *topic);
 
-/* Whether n more messages should be published. */
+/* Whether n more messages should be published. A single one, however large, goes alone. */
 bool topics_room(const struct topics *t, uint32_t n, uint64_t bytes);
 /* Sends a frame, head and data, to all of the topic but `except`. ERR_NO_MEMORY: some do not get
  * it. */

@@ -265,3 +265,19 @@ def test_on_such_an_address_all_but_health_needs_it(start):
         problem(ask("/metrics"), 401, "UNAUTHORIZED")
         problem(ask("/api/v1/topics"), 401, "UNAUTHORIZED")
         assert ask("/metrics", field).status == ask("/api/v1/topics", field).status == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_message_of_more_than_is_on_its_way_at_once_goes_alone(start, workers):
+    """limits.message may be more than the bounds of what is on its way, to members and to other loops."""
+    size = 5 << 20
+    w = start({"workers": workers, "routes": CONFIG["routes"],
+               "limits": {"message": "6MiB", "send_queue": "12MiB", "queues": "48MiB", "memory": "256MiB", "guests": 24}})
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(w.ws("/topic/large")) for _ in range(4)]
+        peers[0].send(frame(BINARY, b"x" * size))
+        for p in peers:
+            assert p.frame() == Frame(True, BINARY, b"x" * size)
+        assert receivers(w, {"topic": "large", "text": "t" * size}) == {"receivers": 4}
+        for p in peers:
+            assert p.frame() == Frame(True, TEXT, b"t" * size)

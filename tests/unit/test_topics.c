@@ -333,13 +333,15 @@ static void room_ends_at_messages_and_at_bytes(void **state)
     (void)state;
     assert_true(topics_room(&topics, TOPIC_PENDING, TOPIC_PENDING_BYTES));
     assert_false(topics_room(&topics, TOPIC_PENDING + 1, 0));
-    assert_false(topics_room(&topics, 1, TOPIC_PENDING_BYTES + 1));
+    assert_true(topics_room(&topics, 1, TOPIC_PENDING_BYTES + 1)); /* alone */
+    assert_false(topics_room(&topics, 2, TOPIC_PENDING_BYTES + 1));
     join(0, "t");
     use_up();
     publish("t", "123");
     assert_true(topics_room(&topics, TOPIC_PENDING - 1, TOPIC_PENDING_BYTES - 3));
     assert_false(topics_room(&topics, TOPIC_PENDING, 0));
     assert_false(topics_room(&topics, 1, TOPIC_PENDING_BYTES - 2));
+    assert_false(topics_room(&topics, 1, 2 * TOPIC_PENDING_BYTES));
 }
 
 static void many_topics_of_a_connection(void **state)
