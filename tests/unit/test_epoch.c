@@ -103,6 +103,8 @@ static void readers_never_see_what_was_freed(void **state)
     freed = 0;
     for (uintptr_t i = 0; i < READERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, reader, (void *)i), 0);
+    while (atomic_load(&looks) < 100)
+        sched_yield();
     for (uint64_t n = 1; n <= ROUNDS; n++) {
         struct table *old = atomic_exchange(&current, table_new(n));
         epoch_retire(&shared, &old->retired, table_free);
