@@ -2,6 +2,7 @@
 //
 //   load hold      --url ws://127.0.0.1:8080/ws/raw --conns 8000 [--echo 1]
 //   load echo      --url ws://127.0.0.1:8080/ws/raw --conns 500 --active 500 --seconds 3
+//   load pace      --url ws://127.0.0.1:8080/ws/raw --conns 8000 --rate 10000
 //   load broadcast --url ws://127.0.0.1:8080/ws/topic/x --conns 500 --senders 4 --seconds 3
 //   load exec      --url http://127.0.0.1:8080/api/exec/add --body '[2.5,3.7]' --expect 6.2
 //
@@ -30,6 +31,7 @@ struct options opt = {
     .body = "[2.5,3.7]",
     .expect = "6.2",
     .seconds = 3,
+    .rate = 1000,
     .warmup = 1,
     .conns = 64,
     .senders = 1,
@@ -358,12 +360,18 @@ static void hold_report(void)
     fflush(stdout);
 }
 
-static void hold_echo(void)
+// Though standard input, at its end, is ready all the time.
+static void waiting_drain(void)
 {
-    round_all(opt.conns);
     uint64_t until = now_ns() + DRAIN_SECONDS * SECOND;
     while (!nothing_waiting() && now_ns() < until)
         serve_until(nothing_waiting, until);
+}
+
+static void hold_echo(void)
+{
+    round_all(opt.conns);
+    waiting_drain();
 }
 
 // Reports at once, after each line "echo" on standard input, and at its end.
@@ -388,9 +396,82 @@ static int hold_run(void)
     return status(missing(opt.conns));
 }
 
+// The longest silence between two answers and the slowest of them, since the last report.
+static struct {
+    uint64_t last_ns, gap_ns, slow_ns, messages;
+} pace;
+
+static void longest(uint64_t *most, uint64_t ns)
+{
+    if (ns > *most)
+        *most = ns;
+}
+
+static void pace_message(struct conn *c, bool binary, const uint8_t *at, size_t n)
+{
+    uint64_t now = now_ns();
+    if (c->got < c->sent)
+        longest(&pace.slow_ns, now - c->sent_ns);
+    longest(&pace.gap_ns, now - pace.last_ns);
+    pace.last_ns = now;
+    echo_message(c, binary, at, n);
+}
+
+static void pace_report(uint64_t lost)
+{
+    printf("{\"open\":%u,\"count\":%ju,\"gap_ms\":%.2f,\"slow_ms\":%.2f,\"wrong\":%ju,"
+           "\"missing\":%ju,\"closed\":%u}\n",
+           g.opened, (uintmax_t)(g.messages - pace.messages), (double)pace.gap_ns / 1e6,
+           (double)pace.slow_ns / 1e6, (uintmax_t)g.wrong, (uintmax_t)lost, g.closed);
+    fflush(stdout);
+    pace.gap_ns = pace.slow_ns = 0;
+    pace.messages = g.messages;
+}
+
+// Sends what is due by now, each on the next connection that waits for no answer.
+static void pace_send(uint64_t *sent, uint64_t due)
+{
+    static uint32_t next;
+    uint64_t now = now_ns();
+    for (uint32_t tries = 0; *sent < due && tries < opt.conns; tries++) {
+        struct conn *c = &g.conns[next++ % opt.conns];
+        if (c->state != OPEN || c->got < c->sent)
+            continue;
+        c->sent_ns = now;
+        g.mode->round(c);
+        ++*sent;
+    }
+}
+
+// An open loop of opt.rate messages a second: reports after each line on standard input, and at its
+// end.
+static int pace_run(void)
+{
+    uint64_t sent = 0;
+    char line[64];
+    open_all();
+    if (!net_watch_input())
+        fatal("standard input", "is to be a pipe");
+    printf("{\"open\":%u}\n", g.opened);
+    fflush(stdout);
+    uint64_t begin = pace.last_ns = now_ns();
+    for (ssize_t n = 1; n > 0 && now_ns() < g.deadline_ns;) {
+        pace_send(&sent, (uint64_t)((double)(now_ns() - begin) * opt.rate / 1e9));
+        if (!serve_until(NULL, now_ns() + SECOND / 1000))
+            continue;
+        n = read(STDIN_FILENO, line, sizeof line);
+        if (n > 0)
+            pace_report(0);
+    }
+    waiting_drain();
+    pace_report(missing(opt.conns));
+    return status(missing(opt.conns));
+}
+
 static const struct mode modes[] = {
     {"hold", hold_run, frames_round, frames_consume, echo_message, true},
     {"echo", echo_run, frames_round, frames_consume, echo_message, true},
+    {"pace", pace_run, frames_round, frames_consume, pace_message, true},
     {"broadcast", broadcast_run, broadcast_round, frames_consume, broadcast_message, true},
     {"exec", exec_run, exec_round, http_consume, NULL, false},
 };
@@ -408,6 +489,7 @@ static const struct option {
     {"--conns", NUMBER, &opt.conns, 19900, "connections"},
     {"--active", NUMBER, &opt.active, 19900, "of them in the closed loop (echo; default all)"},
     {"--senders", NUMBER, &opt.senders, 19900, "of them sending (broadcast)"},
+    {"--rate", REAL, &opt.rate, 1e7, "messages a second of all connections (pace)"},
     {"--size", NUMBER, &opt.size, FRAMES_MAX, "bytes of a payload, at least 8"},
     {"--pipeline", NUMBER, &opt.pipeline, 4096, "messages in one write (echo)"},
     {"--inflight", NUMBER, &opt.inflight, 19900, "handshakes at a time"},
@@ -423,7 +505,7 @@ static const struct option {
 
 static void usage(void)
 {
-    fprintf(stderr, "usage: load hold|echo|broadcast|exec --url URL [--name value]...\n");
+    fprintf(stderr, "usage: load hold|echo|pace|broadcast|exec --url URL [--name value]...\n");
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         fprintf(stderr, "  %-11s %s\n", options[i].name, options[i].help);
     exit(2);
@@ -475,7 +557,7 @@ int main(int argc, char **argv)
             g.mode = &modes[i];
     if (!g.mode || argc % 2)
         usage();
-    if (strcmp(g.mode->name, "hold") == 0)
+    if (strcmp(g.mode->name, "hold") == 0 || strcmp(g.mode->name, "pace") == 0)
         opt.max = 600;
     for (int i = 2; i < argc; i += 2)
         option_set(argv[i], argv[i + 1]);

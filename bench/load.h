@@ -53,7 +53,7 @@ struct mode {
 
 struct options {
     const char *url, *body, *expect;
-    double seconds, warmup, max;
+    double seconds, warmup, max, rate;
     uint32_t conns, active, senders, size, pipeline, inflight, status;
     bool echo, strict;
 };

@@ -60,6 +60,32 @@ static bool address_set(struct gateway *gw, const struct conn *c, const struct a
     return *chunk != NULL;
 }
 
+void access_give(const struct gateway *gw, const struct conn *c, struct handover_conn *out,
+                 uint8_t proxied[ACCESS_PROXIED])
+{
+    const struct proxied *chunk = gw->proxied ? gw->proxied[c->slot.index / POOL_CHUNK] : NULL;
+    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
+    out->counted = c->peer != 0;
+    out->peer_key = c->peer ? peers_key(&gw->peers, c->peer) : 0;
+    if (!p || p->generation != c->slot.generation)
+        return;
+    memcpy(proxied, p->address.ip, 16);
+    memcpy(proxied + 16, &p->address.port, 2);
+    out->proxied = slice_of(proxied, ACCESS_PROXIED);
+}
+
+bool access_take(struct gateway *gw, struct conn *c, const struct handover_conn *h)
+{
+    struct address a;
+    if (h->counted && gw->config.access.connections_per_ip)
+        c->peer = peers_join_key(&gw->peers, h->peer_key);
+    if (h->proxied.n != ACCESS_PROXIED || !gw->proxied)
+        return !h->proxied.n || !gw->proxied; /* no listener asks for that any more */
+    memcpy(a.ip, h->proxied.p, 16);
+    memcpy(&a.port, h->proxied.p + 16, 2);
+    return address_set(gw, c, &a);
+}
+
 static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
 {
     struct gateway *gw = owner;

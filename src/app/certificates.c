@@ -264,3 +264,30 @@ bool certificates_message(struct certificates *c, const struct control *m)
         certificates_reload(c);
     return loaded || c->serves;
 }
+
+void certificates_inherit(struct certificates *c, const struct certificates *old)
+{
+    memcpy(c->keys, old->keys, sizeof(c->keys));
+    c->n_keys = old->n_keys;
+}
+
+void certificates_moved(struct certificates *c, const struct config *config)
+{
+    c->config = config;
+    c->rotation = (struct timer){.kind = LOOP_TICKETS};
+    if (c->n_keys)
+        wheel_set(&c->loop->wheel, &c->rotation, config->tls.ticket_rotation);
+}
+
+void certificates_done(struct certificates *c)
+{
+    if (!c->loop)
+        return;
+    wheel_cancel(&c->loop->wheel, &c->rotation);
+    for (uint32_t i = 0; i < CERTIFICATES_LISTENERS; i++) {
+        sys_close(c->now[i]);
+        sys_close(c->next[i]);
+    }
+    explicit_bzero(c->keys, sizeof(c->keys));
+    *c = (struct certificates){.worker = -1};
+}

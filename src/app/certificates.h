@@ -33,6 +33,11 @@ void certificates_worker(struct certificates *c, int control); /* one starts; -1
 void certificates_serve(struct certificates *c);               /* it serves */
 void certificates_reload(struct certificates *c);
 void certificates_rotate(struct certificates *c); /* the timer's */
+/* For another configuration, after certificates_open: with the keys of tickets that `old` has. */
+void certificates_inherit(struct certificates *c, const struct certificates *old);
+/* c was copied to where it is, its timer being none. */
+void certificates_moved(struct certificates *c, const struct config *config);
+void certificates_done(struct certificates *c); /* zeroed: nothing to do */
 /* false: the worker can't start with what it was given; it is logged. */
 bool certificates_message(struct certificates *c, const struct control *m);
 

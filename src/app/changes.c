@@ -47,15 +47,24 @@ static bool module_open(struct changes *c, uint32_t i, struct buf *why)
     return true;
 }
 
-bool changes_open(struct changes *c, struct config *config, const char *file, struct loop *loop)
+bool changes_restore(struct changes *c, struct config *config, const char *file, struct loop *loop)
 {
-    bool ok = true;
     *c = (struct changes){.config = config, .config_file = file, .loop = loop, .worker = -1};
     buf_init(&c->upload, (uint32_t)config->admin.module_size);
     buf_init(&c->swapped, SAID_MAX);
     buf_init(&c->failed, SAID_MAX);
     c->timer.kind = LOOP_COMPILE;
-    c->modules = mem_alloc((config->n_modules + config->admin.modules + 1) * sizeof(*c->modules));
+    size_t n = config->n_modules + config->admin.modules + 1;
+    c->modules = mem_alloc(n * sizeof(*c->modules));
+    c->room = c->modules ? n : 0;
+    for (size_t i = 0; i < c->room; i++)
+        c->modules[i] = no_module;
+    return c->modules;
+}
+
+bool changes_open(struct changes *c, struct config *config, const char *file, struct loop *loop)
+{
+    bool ok = changes_restore(c, config, file, loop);
     for (uint32_t i = 0; c->modules && i < config->n_modules; i++) {
         struct buf why;
         buf_init(&why, WHY_MAX);
@@ -65,7 +74,7 @@ bool changes_open(struct changes *c, struct config *config, const char *file, st
         }
         buf_done(&why);
     }
-    return c->modules && ok;
+    return ok;
 }
 
 uint32_t changes_next(const struct changes *c, uint32_t i)
@@ -75,12 +84,17 @@ uint32_t changes_next(const struct changes *c, uint32_t i)
     return i;
 }
 
+void changes_words(const struct changes *c, uint32_t i, char words[CONFIG_WORDS_MAX])
+{
+    const struct config_module *m = config_of(c, i);
+    snprintf(words, CONFIG_WORDS_MAX, "%s %s %s %s", m->engine, m->instance, m->exec, m->name);
+}
+
 /* Tells the worker of the place of a module that was added. */
 static bool add_send(const struct changes *c, int to, uint32_t i)
 {
     char words[CONFIG_WORDS_MAX];
-    const struct config_module *m = config_of(c, i);
-    snprintf(words, sizeof(words), "%s %s %s %s", m->engine, m->instance, m->exec, m->name);
+    changes_words(c, i, words);
     return control_send(to, CONTROL_ADD, i, words, -1);
 }
 
@@ -378,7 +392,7 @@ static void loaded(struct changes *c)
 static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answers)
 {
     struct slice source = buf_slice(&c->upload);
-    bool canary = kind != CONTROL_RELOAD && kind != CONTROL_ADD &&
+    bool canary = kind != CONTROL_RELOAD && kind != CONTROL_ADD && kind != CONTROL_UPGRADE &&
                   c->modules[module].canary.fd >= 0;
     bool put = kind == CONTROL_PUT || kind == CONTROL_ADD;
     c->kind = kind;
@@ -386,6 +400,11 @@ static void begin(struct changes *c, uint32_t kind, uint32_t module, bool answer
     c->answers = answers;
     c->err = ERR_NONE;
     c->next.fd = -1;
+    c->state = CHANGE_HANDOVER;
+    if ((kind == CONTROL_RELOAD || kind == CONTROL_UPGRADE) && c->succeed &&
+        c->succeed(c->owner, kind))
+        return;
+    c->state = CHANGE_IDLE;
     if (kind == CONTROL_RELOAD) {
         c->err = buf_append(&c->swapped, SLICE("{\"swapped\":["));
         reload_next(c, 0);
@@ -417,9 +436,10 @@ static void next(struct changes *c)
         c->asked = false;
         c->percent = c->asked_percent;
         begin(c, c->asked_kind, c->asked_module, true);
-    } else if (c->reload) {
-        c->reload = false;
-        begin(c, CONTROL_RELOAD, 0, false);
+    } else if (c->reload || c->upgrade) {
+        uint32_t kind = c->upgrade ? CONTROL_UPGRADE : CONTROL_RELOAD;
+        c->reload = c->upgrade = false; /* an upgrade reads the configuration anew too */
+        begin(c, kind, 0, false);
     }
 }
 
@@ -471,7 +491,8 @@ void changes_message(struct changes *c, const struct control *m)
         chunk(c, slice_of(m->text, m->n));
     } else if (m->kind == CONTROL_FREED && m->number < c->config->n_modules) {
         c->modules[m->number].going = false;
-    } else if (free && ((of_one && known) || m->kind == CONTROL_ADD || m->kind == CONTROL_RELOAD)) {
+    } else if (free && ((of_one && known) || m->kind == CONTROL_ADD || m->kind == CONTROL_RELOAD ||
+                        m->kind == CONTROL_UPGRADE)) {
         bool add = m->kind == CONTROL_ADD;
         c->asked = true;
         c->asked_kind = m->kind;
@@ -485,6 +506,12 @@ void changes_message(struct changes *c, const struct control *m)
 void changes_reload(struct changes *c)
 {
     c->reload = true;
+    next(c);
+}
+
+void changes_upgrade(struct changes *c)
+{
+    c->upgrade = true;
     next(c);
 }
 
@@ -515,4 +542,122 @@ void changes_stop(struct changes *c)
         c->artifact.pid = 0;
     if (*c->artifact.made)
         sys_file_remove(c->artifact.made);
+}
+
+/* ---- hand-over ---- */
+
+void changes_handover_failed(struct changes *c, struct slice why)
+{
+    if (c->state != CHANGE_HANDOVER)
+        return;
+    c->err = ERR_CONFIG_REFUSED;
+    buf_clear(&c->failed, 0);
+    if (buf_append(&c->failed, slice_of(why.p, MIN(why.n, (size_t)WHY_MAX))))
+        buf_clear(&c->failed, 0);
+    finish(c);
+}
+
+void changes_resume(struct changes *c, int worker)
+{
+    c->worker = worker;
+    c->kind = CONTROL_UPGRADE;
+    c->state = CHANGE_HANDOVER;
+}
+
+void changes_handover_done(struct changes *c)
+{
+    struct slice text = SLICE("{\"swapped\":[],\"handover\":true}\n");
+    if (c->worker >= 0)
+        (void)control_send_bytes(c->worker, c->answers ? CONTROL_ANSWER : CONTROL_CHANGED, ERR_NONE,
+                                 text);
+    c->worker = -1;
+    c->state = CHANGE_IDLE;
+}
+
+/* Whether the same source makes the same code for both. */
+static bool alike(const struct config_module *a, const struct config_module *b)
+{
+    bool same = a->n_env == b->n_env && a->limits.memory == b->limits.memory &&
+                strcmp(a->name, b->name) == 0 && strcmp(a->path, b->path) == 0 &&
+                strcmp(a->engine, b->engine) == 0 && strcmp(a->snapshot, b->snapshot) == 0;
+    for (uint32_t i = 0; same && i < a->n_env; i++)
+        same = strcmp(a->env[i], b->env[i]) == 0;
+    return same;
+}
+
+static void module_close(const struct changes_module *m)
+{
+    if (m->carried)
+        return;
+    sys_close(m->now.fd);
+    sys_close(m->before.fd);
+    sys_close(m->canary.fd);
+}
+
+/* The number in `c` of the module of that name; as many as there are: none. */
+static uint32_t module_named(const struct changes *c, const char *name)
+{
+    uint32_t i = 0;
+    while (i < c->config->n_modules && strcmp(config_of(c, i)->name, name) != 0)
+        i++;
+    return i;
+}
+
+/* One that was added stays, unless the file has one of that name now, or allows fewer. */
+static void added_carry(struct changes *c, const struct changes *old, uint32_t j)
+{
+    char words[CONFIG_WORDS_MAX];
+    uint32_t at = c->config->n_modules;
+    changes_words(old, j, words);
+    if (module_named(c, config_of(old, j)->name) < at || at + 1 >= c->room ||
+        !config_module_set(c->config, at, words))
+        return;
+    c->modules[at] = old->modules[j];
+    c->modules[at].carried = true;
+}
+
+void changes_carry(struct changes *c, const struct changes *old)
+{
+    for (uint32_t i = 0; i < c->config->n_modules; i++) {
+        uint32_t j = module_named(old, config_of(c, i)->name);
+        struct changes_module *m = &c->modules[i];
+        if (j == old->config->n_modules)
+            continue;
+        const struct changes_module *before = &old->modules[j];
+        if (config_module_added(config_of(old, j)))
+            continue; /* the file has one of that name now */
+        if (alike(config_of(c, i), config_of(old, j)) && strcmp(m->file, before->file) == 0) {
+            module_close(m);
+            *m = *before;
+            m->carried = true;
+        } else {
+            m->now.version.number = m->last = before->last + 1;
+        }
+    }
+    for (uint32_t j = 0; j < old->config->n_modules; j++)
+        if (config_module_added(config_of(old, j)) && old->modules[j].now.fd >= 0)
+            added_carry(c, old, j);
+}
+
+void changes_carried(struct changes *c, struct changes *old)
+{
+    for (uint32_t i = 0; i < c->config->n_modules; i++) {
+        if (c->modules[i].carried)
+            old->modules[module_named(old, config_of(c, i)->name)].carried = true;
+        c->modules[i].carried = false;
+    }
+    c->reload = old->reload;
+    c->upgrade = old->upgrade;
+}
+
+void changes_done(struct changes *c)
+{
+    for (uint32_t i = 0; c->modules && i < c->config->n_modules; i++)
+        module_close(&c->modules[i]);
+    if (c->modules)
+        mem_free(c->modules, c->room * sizeof(*c->modules));
+    buf_done(&c->upload);
+    buf_done(&c->swapped);
+    buf_done(&c->failed);
+    *c = (struct changes){.worker = -1};
 }

@@ -37,7 +37,7 @@ static bool exchange(struct slice head, struct slice body, struct buf *answer)
     while (n > 0) {
         if (buf_reserve(answer, 4096))
             n = -1;
-        else if ((n = sys_recv(fd, answer->p + answer->len, answer->cap - answer->len)) > 0)
+        else if ((n = sys_read(fd, answer->p + answer->len, answer->cap - answer->len)) > 0)
             answer->len += (uint32_t)n;
     }
     sys_close(fd);
@@ -115,17 +115,29 @@ static int list(void)
     return EXIT_SUCCESS;
 }
 
-int client_reload(void)
+static int reload(const char *path)
 {
-    json_t *doc = ask("POST", "reload", SLICE_NONE);
+    json_t *doc = ask("POST", path, SLICE_NONE);
     const json_t *name;
     size_t i;
     if (!doc)
         return EXIT_FAILURE;
     json_array_foreach(json_object_get(doc, "swapped"), i, name)
         printf("%s: another version is in force\n", json_string_value(name));
+    if (json_is_true(json_object_get(doc, "handover")))
+        printf("a new worker has taken over\n");
     json_decref(doc);
     return EXIT_SUCCESS;
+}
+
+int client_reload(void)
+{
+    return reload("reload");
+}
+
+int client_upgrade(void)
+{
+    return reload("upgrade");
 }
 
 /* A change of one module; its new version is told, where there is one. */

@@ -9,6 +9,7 @@ extern const char *client_address;
 int client_modules(int argc, char **argv); /* lists them, or puts or removes one; 2: usage */
 int client_reload(void);
 int client_publish(int argc, char **argv); /* SPACE TOPIC TEXT */
+int client_upgrade(void);
 int client_rollback(const char *module);
 
 #endif

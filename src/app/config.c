@@ -14,7 +14,6 @@ enum {
     ENV_VALUE_MAX = 4096,
     FILE_MAX = 1 << 20,
     MODULES_MAX = 256,
-    ROUTES_MAX = 1024,
     AUTO_REPLIES_MAX = 8,
     AUTO_REPLY_MAX = 125,
     LISTEN_MAX = 15 /* the gateway has 16 listeners, and one is the admin's */

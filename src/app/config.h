@@ -59,6 +59,7 @@ struct config_module {
 };
 #undef CFG
 
+enum { ROUTES_MAX = 1024 };
 enum { CONFIG_ENV_NAME_MAX = 128, CONFIG_ENV_MAX = 64 }; /* variables of a module */
 enum { CONFIG_CERTIFICATES_MAX = 16 };                   /* of a listener */
 

@@ -34,6 +34,11 @@
  * removed, or refused at its first, is left: the place may be given again
  *
  * So are certificates, by TLS (without them: a text says why they can't be read) and its answer.
+ * A worker that follows another one, which serves meanwhile, is told SUCCEED instead of SERVE, is
+ * READY, and waits:
+ *     GIVE + one end of a pair          ---->         to the old one
+ *     TAKE {slots} + the other end      ---->         to the new one (without: no old one)
+ *                                       <----         TAKEN, or, from the old one, KEPT
  *
  * Nothing is sent that the other side need not read soon: a send never waits. */
 #ifndef WEIR_CONTROL_H
@@ -66,7 +71,13 @@ enum control_kind {
     CONTROL_TLS, /* its text is the size */
     CONTROL_TLS_LOADED,
     CONTROL_TLS_REFUSED,
-    CONTROL_TICKETS
+    CONTROL_TICKETS,
+    CONTROL_SUCCEED,
+    CONTROL_GIVE,
+    CONTROL_TAKE,
+    CONTROL_TAKEN,
+    CONTROL_KEPT,
+    CONTROL_UPGRADE /* as RELOAD, by the program as it is on disk now */
 };
 enum { CONTROL_TEXT = 16 << 10 };
 

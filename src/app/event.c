@@ -277,6 +277,8 @@ static void done(struct guest_call *call, enum err e)
         e = command_response(ev);
     if (!e && status_of(ev) && !status_valid(status_of(ev)))
         e = ERR_GUEST_RESPONSE;
+    if (!e && ev->gw->handed && ev->fx.list.len)
+        e = ERR_HANDOVER; /* what it would change is another worker's by now */
     if (!e && !keys_commit(ev)) {
         if (run_again(ev))
             return;

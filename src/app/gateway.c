@@ -6,7 +6,6 @@
 #include "base/log.h"
 
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
-enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
 enum { PAGE_MAX = 1 << 20 };
 enum { CONNECTION_ROOM = 64 << 10 }; /* for its place, a request's head, and an answer */
 enum { REFUSED_READS = 16 };         /* of what one that is refused has sent */
@@ -94,7 +93,7 @@ static enum conn_ready public_ready(void *owner, struct conn *c)
 {
     (void)c;
     struct gateway *gw = owner;
-    return gateway_ready(gw, NULL);
+    return gw->leaving ? CONN_NO_TIME : gateway_ready(gw, NULL);
 }
 
 static void admin_on_request(void *owner, struct conn *c, struct http_exchange *ex)
@@ -211,6 +210,17 @@ static void listener_timer(void *arg, struct timer *t)
     sys_poller_change(gw->loop.poller, l->fd, SYS_IN, listener_data(gw, l));
 }
 
+void gateway_listener_watch(struct gateway *gw, struct listener *l)
+{
+    sys_poller_add(gw->loop.poller, l->fd, SYS_IN, listener_data(gw, l));
+}
+
+void gateway_serve(struct gateway *gw)
+{
+    for (unsigned i = 0; i < gw->n_listeners; i++)
+        gateway_listener_watch(gw, &gw->listeners[i]);
+}
+
 enum err gateway_listen(struct gateway *gw, int fd, bool admin)
 {
     struct sys_address local;
@@ -222,8 +232,6 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
     *l = (struct listener){.fd = fd, .server = admin ? &gw->admin : &gw->http};
     l->proxy = !admin && gw->config.listen_proxy >> (gw->n_listeners - 1) & 1;
     l->timer.kind = LOOP_LISTENER;
-    if (sys_poller_add(gw->loop.poller, fd, SYS_IN, listener_data(gw, l)) < 0)
-        return ERR_SYS;
     if (!gw->number && sys_local(fd, &local) == 0 && log_begin(LOG_listening)) {
         log_text("address", slice_str(local.text));
         log_text("serves", slice_str(admin ? "admin" : "http, websocket"));
@@ -293,8 +301,8 @@ static bool phase_guests(void *arg)
     return topics_run(&gw->topics) || more;
 }
 
-/* Nothing to do: what it woke the loop for is in phase_guests. */
-static void throttle_over(void *arg, struct timer *t)
+/* Nothing to do: what it woke the loop for is in a phase. */
+static void nothing(void *arg, struct timer *t)
 {
     (void)arg, (void)t;
 }
@@ -306,6 +314,7 @@ static bool phase_pending(void *arg)
     struct gateway *gw = arg;
     upgrade_drains(gw);
     modules_reap(gw);
+    handover_step(gw);
     if (gw->loop.now_ms - gw->trimmed_ms >= TRIM_MS && mem_trim_due()) {
         gw->trimmed_ms = gw->loop.now_ms;
         sys_memory_trim();
@@ -320,7 +329,7 @@ static bool timer_due(void *owner, uint32_t module, uint64_t cookie)
     struct guest_module *m = gateway_module(gw, module, NULL);
     if (!m || !m->exports[GUEST_on_timer])
         return true; /* its new version has none, or there is none: the timer is dropped */
-    if (guests_queue_full(&gw->guests))
+    if (gw->leaving || guests_queue_full(&gw->guests))
         return false;
     struct event *ev = event_new(gw, NULL, GUEST_on_timer, m, m->exports[GUEST_on_timer]);
     if (!ev)
@@ -343,6 +352,7 @@ static void timer_gone(void *owner, uint32_t module)
  * their peers do not come back all at once. */
 static void drain_tell(struct gateway *gw)
 {
+    enum err why = gw->handed ? ERR_HANDOVER : ERR_DRAINING;
     uint64_t now_ms = gw->loop.now_ms, left_ms = DRAIN_STEP_MS;
     if (gw->drain_spread_ms > now_ms)
         left_ms = MAX(left_ms, gw->drain_spread_ms - now_ms);
@@ -351,8 +361,8 @@ static void drain_tell(struct gateway *gw)
         struct conn *c = pool_at(&gw->net.conns, gw->drain_next++);
         if (!c || c->protocol != PROTOCOL_WS || c->state != CONN_OPEN || c->flags & WS_CLOSE_SENT)
             continue;
-        ws_conn_close(&gw->ws, c, err_close_code(ERR_DRAINING), slice_str(err_text(ERR_DRAINING)),
-                      CLOSE_SHUTDOWN);
+        ws_conn_close(&gw->ws, c, err_close_code(why), slice_str(err_text(why)),
+                      gw->handed ? CLOSE_HANDOVER : CLOSE_SHUTDOWN);
         n--;
         gw->drain_left -= gw->drain_left > 0;
     }
@@ -364,7 +374,7 @@ static void drain_step(void *arg, struct timer *t)
     struct gateway *gw = arg;
     drain_tell(gw);
     bool over = gw->loop.now_ms >= gw->drain_until_ms;
-    uint32_t left = places_taken(gw, false);
+    uint32_t left = places_taken(gw, false) + (gw->handed ? gw->n_jobs : 0);
     if (over && left && log_begin(LOG_drain_expired)) {
         log_number("connections", left);
         log_end();
@@ -462,7 +472,8 @@ static void hub_init(struct gateway *gw)
     gw->timers.gone = timer_gone;
     gw->topics.owner = gw->timers.owner = gw;
     buf_init(&gw->drains, UINT32_MAX);
-    loop_on(&gw->loop, LOOP_THROTTLE, NULL, throttle_over, gw);
+    loop_on(&gw->loop, LOOP_THROTTLE, NULL, nothing, gw);
+    loop_on(&gw->loop, LOOP_HANDOVER, NULL, nothing, gw);
     gw->throttle_timer.kind = LOOP_THROTTLE;
 }
 
@@ -542,7 +553,7 @@ void gateway_drain(struct gateway *gw)
     uint64_t last_ms = MIN(gw->config.limits.close_timeout, gw->config.root.drain / 4);
     gw->drain_until_ms = gw->loop.now_ms + gw->config.root.drain;
     gw->drain_spread_ms = gw->drain_until_ms - last_ms;
-    if (log_begin(LOG_draining)) {
+    if (!gw->handed && log_begin(LOG_draining)) {
         if (gw->loops)
             log_number("loop", gw->number);
         log_number("connections", (int64_t)metrics.connections_active);

@@ -13,12 +13,14 @@
  *   loops.c      several of them, each on its thread: what they share and tell one another
  *   modules.c    versions of modules: loading, swapping, unloading
  *   modules_api.c  what the admin listener says and does about them
+ *   handover_give.c, handover_take.c  all that lives is handed to a new worker
  */
 #ifndef WEIR_GATEWAY_H
 #define WEIR_GATEWAY_H
 
 #include "app/config.h"
 #include "app/control.h"
+#include "app/handover.h"
 #include "base/hash.h"
 #include "guest/guest.h"
 #include "http/http_exchange.h"
@@ -39,6 +41,7 @@ struct listener {
     struct timer timer;      /* ends a pause */
 };
 enum { LISTENERS_MAX = 16 };
+enum { ADMIN_CONNECTIONS = 64 }; /* of their own: who looks why it is full must get in */
 
 /* A version of a module, there until the last of its events has gone. */
 struct module_code {
@@ -93,6 +96,10 @@ struct gateway {
     unsigned n_listeners;
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
+    bool leaving, unloaded, handed; /* see handover_give.c; its actors were told; it is done */
+    int successor;                  /* the way to the next worker, while leaving */
+    uint64_t leave_until_ms;
+    struct timer leave_timer;
     uint64_t trimmed_ms;
     uint64_t drain_until_ms, drain_spread_ms; /* by the second, all WebSockets have been told */
     uint32_t drain_next;                      /* slot of the connections: those before it were */
@@ -150,12 +157,15 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin) MUST_USE; /* tak
 /* Puts certificates of a listener in force, as tls_certificates says. */
 enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs,
                      struct buf *why) MUST_USE;
+void gateway_listener_watch(struct gateway *gw, struct listener *l);
+void gateway_serve(struct gateway *gw); /* accepts from here on */
 /* Stops accepting, ends what is idle, tells WebSockets; ends the loop when all have gone or the
  * drain time is over. */
 void gateway_drain(struct gateway *gw);
 void gateway_done(struct gateway *gw);
 
 /* access.c */
+enum { ACCESS_PROXIED = 18 };
 /* Makes ready what the configuration asks for; before the worker is caged. false: said. */
 bool access_init(struct gateway *gw) MUST_USE;
 void access_done(struct gateway *gw);
@@ -167,6 +177,10 @@ bool access_client(const struct gateway *gw, const struct conn *c, const struct 
 /* Takes a handshake from what the client may do in a second. */
 enum err access_handshake(struct gateway *gw, struct conn *c,
                           const struct http_exchange *ex) MUST_USE;
+/* What of a connection goes over to another worker; false: no memory for it there. */
+void access_give(const struct gateway *gw, const struct conn *c, struct handover_conn *out,
+                 uint8_t proxied[ACCESS_PROXIED]);
+bool access_take(struct gateway *gw, struct conn *c, const struct handover_conn *h);
 /* Counts what becomes a WebSocket to the client that a proxy spoke for. */
 enum err access_join(struct gateway *gw, struct conn *c, const struct http_exchange *ex) MUST_USE;
 /* Whether the request has the token that config.jwts[number - 1] asks for (0: none), whose claims
@@ -188,6 +202,10 @@ void upgrade_request(struct gateway *gw, struct conn *c, struct http_exchange *e
 /* The 101, with a guest's fields; chosen: Sec-WebSocket-Protocol is among them. */
 void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, bool chosen);
 struct guest_module *upgrade_module(struct gateway *gw, const struct conn *c); /* NULL: built in */
+
+/* Frees what it has beside the connection itself. */
+void upgrade_forget(struct gateway *gw, struct conn *c);
+bool upgrade_in_room(const struct gateway *gw, const struct conn *c); /* of a pubsub route */
 
 /* event_ops.c */
 extern const struct guest_ops event_ops;
@@ -275,6 +293,9 @@ void modules_canary_end(struct gateway *gw, uint32_t number, bool promote);
 /* Unloads versions that no event names any more. */
 void modules_reap(struct gateway *gw);
 
+void modules_leave(struct gateway *gw); /* starts the actors' last events */
+void modules_stay(struct gateway *gw);  /* they begin anew */
+
 /* modules_api.c */
 void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
                      struct slice path);
@@ -285,5 +306,16 @@ bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex
                     struct slice path);
 
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
+
+/* handover_give.c */
+void handover_give(struct gateway *gw, int fd); /* to the worker behind fd, which it takes */
+void handover_step(struct gateway *gw);         /* the loop's phase */
+/* handover_take.c */
+/* Takes all that the worker behind fd, which it takes, has. slots: of connections, there or here.
+ * On an error nothing must be served. */
+enum err handover_take(struct gateway *gw, int fd, uint32_t slots) MUST_USE;
+/* What serves a WebSocket route, as text: the same text, the same service. */
+enum err handover_target(const struct config *c, const struct config_route *r,
+                         struct buf *out) MUST_USE;
 
 #endif

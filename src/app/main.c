@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/check.h"
 #include "app/client.h"
 #include "app/config.h"
 #include "app/docs.h"
@@ -22,7 +23,7 @@ static int command_serve(const char *arg)
 
 static int command_check(const char *arg)
 {
-    int status = supervisor_check(arg);
+    int status = check_run(arg);
     if (status == EXIT_SUCCESS)
         printf("%s: ok\n", arg);
     return status;
@@ -44,6 +45,12 @@ static int command_reload(const char *arg)
 {
     (void)arg;
     return client_reload();
+}
+
+static int command_upgrade(const char *arg)
+{
+    (void)arg;
+    return client_upgrade();
 }
 
 static int command_rollback(const char *arg)
@@ -77,15 +84,18 @@ static const struct command {
      client_modules},
     {"modules", "remove NAME", "", "remove one that the configuration does not name", NULL,
      client_modules},
-    {"reload", "", "", "put modules in force whose files have changed; as SIGHUP does",
+    {"reload", "", "", "put modules and a configuration in force that have changed; as SIGHUP does",
      command_reload, NULL},
+    {"upgrade", "", "", "go on with the program as it is on disk now; as SIGUSR2 does",
+     command_upgrade, NULL},
     {"rollback", "NAME", "", "put the version of a module in force that was before",
      command_rollback, NULL},
     {"publish", "SPACE TOPIC TEXT", "", "send a message to all that are in a topic", NULL,
      client_publish},
     {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
     {"version", "", "", "print the version, and the engine's", command_version, NULL},
-    {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own */
+    {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own, as are the rest */
+    {"probe", NULL, NULL, NULL, NULL, check_probe},
 };
 
 static void usage_line(FILE *to, const struct command *c)
@@ -99,8 +109,10 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
-    fprintf(to, "modules, reload, rollback and publish take --admin ADDR (default " CLIENT_ADDRESS
-                ")\n");
+    fprintf(
+        to,
+        "modules, reload, upgrade, rollback and publish take --admin ADDR (default " CLIENT_ADDRESS
+        ")\n");
     return status;
 }
 
@@ -109,6 +121,7 @@ int main(int argc, char **argv)
     /* One arena: there is one thread. Freed memory at the top is kept up to a megabyte, as trimming
      * for every instance of an interpreted guest costs more than the call. */
     sys_signals_init();
+    sys_name_set("weir");
     mallopt(M_ARENA_MAX, 1);
     mallopt(M_TRIM_THRESHOLD, 1 << 20);
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))

@@ -238,6 +238,25 @@ static void tried(struct guest_call *call, enum err e)
     event_free(ev);
 }
 
+void modules_leave(struct gateway *gw)
+{
+    for (uint32_t i = 0; i < gw->config.n_modules; i++)
+        if (gw->states[i].code)
+            actor_unloads(gw, gw->states[i].code);
+}
+
+void modules_stay(struct gateway *gw)
+{
+    for (uint32_t i = 0; i < gw->config.n_modules; i++) {
+        struct module_code *c = gw->states[i].code;
+        if (!c)
+            continue;
+        if (c->told)
+            guest_instances_drop(&c->guest);
+        c->told = false;
+    }
+}
+
 /* Whether an actor of an older version has an event yet: its instance's place is taken. */
 static bool actor_lingers(const struct gateway *gw, uint32_t number)
 {

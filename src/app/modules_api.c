@@ -201,7 +201,8 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
     buf_init(&out, 256);
     if (!e && job->kind == CONTROL_ADD) /* in the place that the supervisor gave it */
         job->module = (uint32_t)modules_find(gw, slice_str(job->name));
-    if (!e && job->kind != CONTROL_RELOAD && job->kind != CONTROL_REMOVE) {
+    if (!e && job->kind != CONTROL_RELOAD &&
+        job->kind != CONTROL_UPGRADE && job->kind != CONTROL_REMOVE) {
         modules_ask(gw, c, true, job->module);
     } else {
         conn_resume(&gw->net, c);
@@ -209,7 +210,7 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
             http_exchange_free(http_exchange_detach(c)); /* nobody to answer */
         else if (e)
             http_exchange_fail(&gw->admin, c, e, SLICE_NONE, text);
-        else if (job->kind == CONTROL_RELOAD)
+        else if (job->kind == CONTROL_RELOAD || job->kind == CONTROL_UPGRADE)
             respond(gw, c, ERR_NONE, text);
         else {
             e = buf_printf(&out, "{\"removed\":\"%s\"}\n", job->name);
@@ -238,7 +239,7 @@ static enum err job_begin(const struct gateway *gw, struct module_job *job, stru
     bool said = job->engine[0] || job->instance[0] || job->exec[0];
     bool put = job->kind == CONTROL_PUT;
     *why = SLICE_NONE;
-    if (job->kind == CONTROL_RELOAD)
+    if (job->kind == CONTROL_RELOAD || job->kind == CONTROL_UPGRADE)
         return ERR_NONE;
     if (i < 0 && !put)
         return ERR_MODULE_UNKNOWN;
@@ -426,7 +427,8 @@ void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *e
                      struct slice path)
 {
     struct slice under = SLICE("modules/"), fields = SLICE_NONE;
-    bool list = slice_eq(path, SLICE("modules")), reload = slice_eq(path, SLICE("reload"));
+    bool list = slice_eq(path, SLICE("modules")), upgrade = slice_eq(path, SLICE("upgrade"));
+    bool reload = upgrade || slice_eq(path, SLICE("reload"));
     enum err e = ERR_NONE;
     if (list && ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD) {
         e = ERR_METHOD;
@@ -437,7 +439,7 @@ void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *e
     } else if (list) {
         modules_ask(gw, c, false, MODULES_ALL);
     } else if (reload) {
-        job_new(gw, c, &(struct module_job){.kind = CONTROL_RELOAD});
+        job_new(gw, c, &(struct module_job){.kind = upgrade ? CONTROL_UPGRADE : CONTROL_RELOAD});
     } else if (path.n > under.n && memcmp(path.p, under.p, under.n) == 0) {
         module_request(gw, c, ex, slice_of(path.p + under.n, path.n - under.n));
     } else {

@@ -19,6 +19,8 @@ static enum conn_ready ready(void *owner, struct conn *c)
 {
     struct gateway *gw = owner;
     const struct guest_module *m = upgrade_module(gw, c);
+    if (gw->leaving)
+        return CONN_NO_TIME;
     if (m)
         return gateway_ready(gw, m);
     bool echo = gw->config.routes[c->route].handler == HANDLER_ECHO;
@@ -58,6 +60,22 @@ static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, st
                                slice_of(header, n), data);
     if (e)
         ws_conn_fail(&gw->ws, c, e, CLOSE_NO_MEMORY);
+}
+
+bool upgrade_in_room(const struct gateway *gw, const struct conn *c)
+{
+    const struct hub_conn *h = c->hub;
+    struct slice space = public_space(route_of(gw, c));
+    return h && h->members && h->members->topic->key_n > space.n &&
+           memcmp(h->members->topic->key, space.p, space.n + 1) == 0; /* with its zero byte */
+}
+
+void upgrade_forget(struct gateway *gw, struct conn *c)
+{
+    struct ws_rx *rx = c->detail;
+    ws_rx_free(&rx);
+    c->detail = NULL;
+    topics_conn_free(&gw->topics, c);
 }
 
 void upgrade_send(struct gateway *gw, struct conn *c, struct slice frame)
@@ -137,6 +155,8 @@ static bool drain_event(struct gateway *gw, uint64_t id)
 
 void upgrade_drains(struct gateway *gw)
 {
+    if (gw->leaving)
+        return; /* they are told by the next worker */
     size_t n = gw->drains.len / sizeof(uint64_t), kept = 0;
     uint64_t *ids = (uint64_t *)gw->drains.p;
     for (size_t i = 0; i < n; i++)

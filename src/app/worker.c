@@ -116,12 +116,30 @@ static bool prepare(struct gateway *gw, bool *stop)
             ok = load(gw, m.number, fd, m.text);
         else {
             *stop = m.kind == CONTROL_DRAIN;
-            return m.kind == CONTROL_SERVE && configured;
+            for (uint32_t i = 0; m.kind == CONTROL_SERVE && i < loops_count(gw); i++)
+                gateway_serve(loops_at(gw, i));
+            return (m.kind == CONTROL_SERVE || m.kind == CONTROL_SUCCEED) && configured;
         }
         if (!ok)
             return false;
     }
     return false;
+}
+
+/* The old worker's connections are taken, or there is none: now it is this one's turn. */
+static void succeed(struct gateway *gw, int fd, uint32_t slots)
+{
+    enum err e = fd < 0 ? ERR_NONE : handover_take(gw, fd, slots);
+    if (e) {
+        if (log_begin(LOG_handover_refused)) {
+            log_text("code", slice_str(err_name(e)));
+            log_end();
+        }
+        exit(EXIT_FAILURE);
+    }
+    for (uint32_t i = 0; i < loops_count(gw); i++)
+        gateway_serve(loops_at(gw, i));
+    control_send(SYS_CONTROL_FD, CONTROL_TAKEN, 0, "", -1);
 }
 
 static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
@@ -147,6 +165,10 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
                m.number < gw->config.n_modules) {
         sys_close(fd);
         modules_canary_end(gw, m.number, m.kind == CONTROL_PROMOTE);
+    } else if (m.kind == CONTROL_GIVE) {
+        handover_give(gw, fd);
+    } else if (m.kind == CONTROL_TAKE) {
+        succeed(gw, fd, m.number);
     } else {
         sys_close(fd);
         if (m.kind == CONTROL_DRAIN)

@@ -90,6 +90,45 @@ void pool_free(struct pool *p, void *item)
     p->in_use--;
 }
 
+void *pool_adopt(struct pool *p, uint32_t index, uint32_t generation)
+{
+    if (!(generation & 1) || index == NO_SLOT)
+        return NULL;
+    while (p->count <= index) {
+        if (!grow(p))
+            return NULL;
+        p->count = (chunks_of(p->count) + 1) * POOL_CHUNK;
+    }
+    struct pool_slot *s = slot_at(p, index);
+    if (s->generation & 1)
+        return NULL;
+    memset(s + 1, 0, p->item_size - sizeof(*s));
+    *s = (struct pool_slot){generation, index};
+    p->in_use++;
+    return s;
+}
+
+void pool_settle(struct pool *p, uint32_t generation)
+{
+    p->free_head = NO_SLOT;
+    for (uint32_t i = p->count; i-- > 0;) {
+        struct pool_slot *s = slot_at(p, i);
+        if (s->generation & 1)
+            continue;
+        *s = (struct pool_slot){generation & ~UINT32_C(1), p->free_head};
+        p->free_head = i;
+    }
+}
+
+uint32_t pool_generation(const struct pool *p)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < p->count; i++)
+        if (!(slot_at(p, i)->generation & 1))
+            most = MAX(most, slot_at(p, i)->generation);
+    return most;
+}
+
 void *pool_at(const struct pool *p, uint32_t index)
 {
     if (index >= p->count)

@@ -22,6 +22,13 @@ void pool_init(struct pool *p, uint32_t item_size, uint32_t max);
 void pool_done(struct pool *p);
 void *pool_alloc(struct pool *p) MUST_USE; /* zeroed behind its slot; NULL past max or no memory */
 void pool_free(struct pool *p, void *item);
+/* Objects of another process that come here with their handles, before any pool_alloc: each gets
+ * that very slot. NULL: it is taken, or no handle, or there is no memory. When all are there,
+ * pool_settle makes the other slots free; their handles begin behind `generation`, which is the
+ * other's pool_generation. */
+void *pool_adopt(struct pool *p, uint32_t index, uint32_t generation) MUST_USE;
+void pool_settle(struct pool *p, uint32_t generation);
+uint32_t pool_generation(const struct pool *p);      /* the highest of a slot that is free */
 void *pool_at(const struct pool *p, uint32_t index); /* NULL where it is not in use */
 uint64_t pool_bytes(void);                           /* held by all pools */
 

@@ -140,6 +140,20 @@ void kv_delete(struct kv *kv, struct slice key)
         entry_remove(kv, at);
 }
 
+enum err kv_each(const struct kv *kv,
+                 enum err (*take)(void *arg, struct slice key, struct slice value,
+                                  uint64_t expires_ms),
+                 void *arg)
+{
+    for (uint32_t i = 0; i < kv->n_buckets; i++)
+        for (const struct kv_entry *e = kv->buckets[i]; e; e = e->next) {
+            enum err err = take(arg, key_of(e), value_of(e), e->expires_ms);
+            if (err)
+                return err;
+        }
+    return ERR_NONE;
+}
+
 void kv_done(struct kv *kv)
 {
     for (uint32_t i = 0; i < kv->n_buckets; i++)

@@ -34,6 +34,11 @@ enum err kv_set(struct kv *kv, struct slice key, struct slice value, uint64_t ex
 /* Whether `more` bytes fit. What has expired makes room. */
 bool kv_fits(struct kv *kv, int64_t more, uint64_t now_ms);
 void kv_delete(struct kv *kv, struct slice key);
+/* Calls `take` for each entry until it returns an error, which is the answer. */
+enum err kv_each(const struct kv *kv,
+                 enum err (*take)(void *arg, struct slice key, struct slice value,
+                                  uint64_t expires_ms),
+                 void *arg) MUST_USE;
 
 static inline uint64_t kv_cost(struct slice key, struct slice value)
 {

@@ -103,3 +103,15 @@ void timers_drop(struct timers *t, uint32_t module)
         }
     }
 }
+
+enum err timers_each(const struct timers *t,
+                     enum err (*take)(void *arg, const struct guest_timer *g), void *arg)
+{
+    for (uint32_t i = 0; i < TIMERS_BUCKETS; i++)
+        for (const struct list *n = t->buckets[i].next; n != &t->buckets[i]; n = n->next) {
+            enum err e = take(arg, CONTAINER_OF(n, struct guest_timer, node));
+            if (e)
+                return e;
+        }
+    return ERR_NONE;
+}

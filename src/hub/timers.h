@@ -33,5 +33,8 @@ enum err timers_set(struct timers *t, uint32_t module, uint64_t id, uint64_t ms,
 bool timers_has(const struct timers *t, uint32_t module, uint64_t id);
 void timers_cancel(struct timers *t, uint32_t module, uint64_t id); /* if it is there */
 void timers_drop(struct timers *t, uint32_t module);                /* all of a module's */
+/* Calls `take` for each until it returns an error, which is the answer. */
+enum err timers_each(const struct timers *t,
+                     enum err (*take)(void *arg, const struct guest_timer *g), void *arg) MUST_USE;
 
 #endif

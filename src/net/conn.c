@@ -126,6 +126,20 @@ void conn_reason(struct conn *c, enum close_reason reason)
         c->close_reason = (uint8_t)reason;
 }
 
+static void end(struct net *net, struct conn *c)
+{
+    c->state = CONN_CLOSED;
+    metrics.connections_active--;
+    wheel_cancel(&net->loop->wheel, &c->timer);
+    if (c->tls)
+        tls_close(net, c);
+    sys_close(c->fd);
+    c->fd = -1;
+    conn_queue_free(net, c);
+    buf_drop(&c->saved);
+    list_put(net, &net->closing, c); /* one in the resume list is found there */
+}
+
 void conn_close(struct net *net, struct conn *c, enum close_reason reason)
 {
     if (c->state == CONN_CLOSED)
@@ -136,17 +150,56 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
         if (c->state == CONN_CLOSED)
             return; /* the flush failed and closed it */
     }
-    c->state = CONN_CLOSED;
     metrics.connections_closed_total[c->close_reason]++;
-    metrics.connections_active--;
-    wheel_cancel(&net->loop->wheel, &c->timer);
-    if (c->tls)
-        tls_close(net, c);
-    sys_close(c->fd);
-    c->fd = -1;
-    conn_queue_free(net, c);
-    buf_drop(&c->saved);
-    list_put(net, &net->closing, c); /* one in the resume list is found there */
+    end(net, c);
+}
+
+struct conn *conn_adopt(struct net *net, int fd, uint8_t protocol, uint64_t id,
+                        const struct conn_rest *rest)
+{
+    struct conn *c = id >> 56 ? NULL : pool_adopt(&net->conns, (uint32_t)(id >> 32), (uint32_t)id);
+    if (!c) {
+        sys_close(fd);
+        return NULL;
+    }
+    c->fd = fd;
+    c->protocol = protocol;
+    c->close_reason = CLOSE_COUNT;
+    c->timer.kind = LOOP_CONN;
+    /* What is there to read already is told as soon as the poller has it. */
+    if ((rest->saved.n && buf_keep(&c->saved, NET_RECEIVE, rest->saved)) ||
+        conn_queue_restore(net, c, rest) ||
+        sys_poller_add(net->loop->poller, fd, SYS_IN | SYS_OUT | SYS_EDGE, poll_data(c)) < 0) {
+        conn_queue_free(net, c);
+        buf_drop(&c->saved);
+        sys_close(fd);
+        pool_free(&net->conns, c);
+        return NULL;
+    }
+    net->speaking[protocol]++;
+    metrics.connections_active++;
+    if (c->saved)
+        list_put(net, &net->resuming, c);
+    return c;
+}
+
+enum err conn_rest(const struct net *net, const struct conn *c, struct buf *queue,
+                   struct conn_rest *out)
+{
+    *out = (struct conn_rest){.saved = c->saved ? buf_slice(c->saved) : SLICE_NONE};
+    if (!c->queue)
+        return ERR_NONE;
+    enum err e = sendq_copy(c->queue, net->protocols[c->protocol].length, queue, &out->begun);
+    out->queue = buf_slice(queue);
+    return e;
+}
+
+void conn_give_up(struct net *net, struct conn *c)
+{
+    ASSERT(c->state == CONN_OPEN && !c->gathered && !c->tls);
+    sys_poller_remove(net->loop->poller, c->fd); /* closing it here does not, as it is open there */
+    c->reaped = true;
+    end(net, c);
 }
 
 void conn_release(struct net *net, struct conn *c)

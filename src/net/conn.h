@@ -145,6 +145,21 @@ void net_phase_reap(struct net *net);
 void net_done(struct net *net);
 
 struct conn *conn_open(struct net *net, int fd, uint8_t protocol); /* takes fd; NULL: closed */
+/* What goes over to another process of what a connection has: input that was not taken, and output
+ * that its peer has not read, of which the first `begun` bytes end what it has read a part of. */
+struct conn_rest {
+    struct slice saved, queue;
+    uint32_t begun;
+};
+/* One that another process gave up, with its id and its rest; it goes on in the next iteration.
+ * Takes fd. NULL: no memory, or no such id. */
+struct conn *conn_adopt(struct net *net, int fd, uint8_t protocol, uint64_t id,
+                        const struct conn_rest *rest);
+/* What waits for the peer, copied to `queue`, is in it. */
+enum err conn_rest(const struct net *net, const struct conn *c, struct buf *queue,
+                   struct conn_rest *out) MUST_USE;
+/* The socket is another process's from here on: neither the peer nor the protocol is told. */
+void conn_give_up(struct net *net, struct conn *c);
 /* Sends in this iteration, and queues what the socket does not take; past its protocol's queue_max,
  * or limits.queues, see struct conn_protocol. The two slices go out as one. false: the connection
  * has gone. */

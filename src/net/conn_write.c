@@ -39,6 +39,16 @@ static struct sendq *sendq_of(struct net *net, struct conn *c)
     return c->queue;
 }
 
+enum err conn_queue_restore(struct net *net, struct conn *c, const struct conn_rest *rest)
+{
+    if (!rest->queue.n)
+        return ERR_NONE;
+    struct sendq *q = sendq_of(net, c);
+    return !q ? ERR_NO_MEMORY
+              : sendq_restore(&net->queues, q, rest->queue, rest->begun,
+                              net->protocols[c->protocol].length);
+}
+
 /* All bytes to peers leave here. */
 static ssize_t transmit(struct net *net, struct conn *c, const struct slice *v, unsigned n)
 {

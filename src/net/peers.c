@@ -80,9 +80,8 @@ static uint32_t place(struct peers *p)
 }
 
 /* The address's entry, made where there is none, without connections as the newest. */
-static uint32_t entry(struct peers *p, const struct address *a)
+static uint32_t entry(struct peers *p, uint64_t key)
 {
-    uint64_t key = address_key(a);
     uint32_t peer = find(p, key);
     if (peer && !at(p, peer)->connections) {
         idle_remove(p, peer);
@@ -99,13 +98,26 @@ static uint32_t entry(struct peers *p, const struct address *a)
 
 uint32_t peers_join(struct peers *p, const struct address *a)
 {
-    uint32_t peer = entry(p, a);
+    uint32_t peer = entry(p, address_key(a));
     struct peer *e = peer ? at(p, peer) : NULL;
     if (!e || (p->limits.connections && e->connections >= p->limits.connections))
         return 0;
     if (!e->connections++)
         idle_remove(p, peer);
     return peer;
+}
+
+uint32_t peers_join_key(struct peers *p, uint64_t key)
+{
+    uint32_t peer = entry(p, key);
+    if (peer && !at(p, peer)->connections++)
+        idle_remove(p, peer);
+    return peer;
+}
+
+uint64_t peers_key(const struct peers *p, uint32_t peer)
+{
+    return at(p, peer)->key;
 }
 
 void peers_leave(struct peers *p, uint32_t peer)
@@ -133,7 +145,7 @@ bool peers_may(struct peers *p, const struct address *a, uint64_t now_ms)
 
 bool peers_take(struct peers *p, const struct address *a, uint64_t now_ms)
 {
-    uint32_t peer = p->limits.rate ? entry(p, a) : 0;
+    uint32_t peer = p->limits.rate ? entry(p, address_key(a)) : 0;
     if (!peer)
         return !p->limits.rate; /* no memory is no reason to let anybody do as he likes */
     struct peer *e = at(p, peer);

@@ -27,6 +27,9 @@ void peers_done(struct peers *p);
 /* Counts a connection. Its handle, to be given back with peers_leave; 0: it has its share, or
  * there is no memory. */
 uint32_t peers_join(struct peers *p, const struct address *a) MUST_USE;
+/* The same of one that another process counted, by its key, past every bound; and that key. */
+uint32_t peers_join_key(struct peers *p, uint64_t key) MUST_USE;
+uint64_t peers_key(const struct peers *p, uint32_t peer);
 void peers_leave(struct peers *p, uint32_t peer); /* 0: nothing to do */
 /* Takes one of what the address may do in a second; false: it has to wait. peers_may only asks. */
 bool peers_take(struct peers *p, const struct address *a, uint64_t now_ms);

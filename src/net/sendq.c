@@ -210,6 +210,52 @@ unsigned sendq_parts(const struct sendq *q, struct slice *v, unsigned max)
     return n;
 }
 
+enum err sendq_copy(const struct sendq *q, frame_length *length, struct buf *out, uint32_t *begun)
+{
+    const struct frame *first = *part(q, 0);
+    enum err e = ERR_NONE;
+    size_t at = length ? begin(first->bytes, first->first, q->sent, length) : first->n;
+    *begun = length ? (uint32_t)at - q->sent : q->bytes;
+    for (uint32_t i = 0; i < q->n && !e; i++) {
+        struct slice s = frame_slice(*part(q, i));
+        uint32_t sent = i ? 0 : q->sent;
+        e = buf_append(out, slice_of(s.p + sent, s.n - sent));
+    }
+    return e;
+}
+
+/* Whether s is whole frames, from any source. */
+static bool frames_whole(struct slice s, frame_length *length)
+{
+    enum { HEAD_MAX = 10 }; /* a server's */
+    for (size_t at = 0; at < s.n;) {
+        uint8_t head[HEAD_MAX] = {0};
+        bool data;
+        size_t left = s.n - at;
+        memcpy(head, s.p + at, MIN(left, (size_t)HEAD_MAX));
+        size_t size = length(head, &data);
+        if (size > left || size < 2)
+            return false;
+        at += size;
+    }
+    return true;
+}
+
+enum err sendq_restore(struct sendqs *all, struct sendq *q, struct slice s, uint32_t begun,
+                       frame_length *length)
+{
+    ASSERT(!q->n && s.n);
+    bool whole = length && begun <= s.n &&
+                 frames_whole(slice_of(s.p + begun, s.n - begun), length);
+    struct frame *f = room(all, q, (uint32_t)s.n, false);
+    if (!f)
+        return ERR_NO_MEMORY;
+    frame_put(f, s);
+    f->first = whole ? begun : f->n;
+    resize(all, q, (int64_t)s.n);
+    return ERR_NONE;
+}
+
 static void part_pop(struct sendqs *all, struct sendq *q)
 {
     part_forget(all, *part(q, 0));

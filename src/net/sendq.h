@@ -78,6 +78,13 @@ enum err sendq_append(struct sendqs *all, struct sendq *q, struct slice a, struc
 enum err sendq_push(struct sendqs *all, struct sendq *q, struct frame *f, size_t skip) MUST_USE;
 /* What to send next, in order; returns how many. */
 unsigned sendq_parts(const struct sendq *q, struct slice *v, unsigned max);
+/* Appends all that waits; *begun: of it, what can't be dropped any more. */
+enum err sendq_copy(const struct sendq *q, frame_length *length, struct buf *out,
+                    uint32_t *begun) MUST_USE;
+/* The same, into an empty queue. What are no whole frames behind the first `begun` bytes, though
+ * they should be, can't be dropped either. */
+enum err sendq_restore(struct sendqs *all, struct sendq *q, struct slice s, uint32_t begun,
+                       frame_length *length) MUST_USE;
 void sendq_sent(struct sendqs *all, struct sendq *q, size_t n);
 /* Drops the oldest frames of which nothing was sent until `least` bytes have gone; those that
  * control the connection only where `control`. Returns how many. */

@@ -39,6 +39,7 @@ int sys_accept(int listener); /* TCP_NODELAY set */
 int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms);
 int sys_peer(int fd, struct address *out);
 int sys_local(int fd, struct sys_address *out);
+/* These wait for nothing, whatever the socket is: it may come from another process. */
 ssize_t sys_recv(int fd, void *p, size_t n);
 ssize_t sys_send(int fd, struct slice a);
 enum { SYS_SENDV = 128 };
@@ -132,14 +133,25 @@ bool sys_log_write(struct slice line);
 /* Before anything else: a peer or a reader of our output that goes is an error of a write, and a
  * child's end is told, whatever this process was started with. */
 void sys_signals_init(void);
+void sys_name_set(const char *name); /* which tools show, however this program was started */
 /* Signals as readable events; the calling thread no longer takes them otherwise. */
-enum sys_signal { SYS_SIGNAL_NONE, SYS_SIGNAL_STOP, SYS_SIGNAL_CHILD, SYS_SIGNAL_RELOAD };
+enum sys_signal {
+    SYS_SIGNAL_NONE,
+    SYS_SIGNAL_STOP,
+    SYS_SIGNAL_CHILD,
+    SYS_SIGNAL_RELOAD,
+    SYS_SIGNAL_UPGRADE
+};
+void sys_signals_hold(void); /* those to reload and upgrade wait until they are opened */
 int sys_signals_open(void);
 enum sys_signal sys_signal_next(int fd);
 
 /* Children. log and control become descriptors 2 and 3 of the child, -1: as ours, and none. */
 enum { SYS_CONTROL_FD = 3 };
 pid_t sys_spawn(const char *path, const char *const argv[], int log, int control);
+/* Becomes another program, of the same pid; returns only where it can't. */
+int sys_exec(const char *path, const char *const argv[]);
+void sys_inherit(int fd, bool inherit); /* whether it stays open then; fd -1: none */
 struct sys_exit {
     int code, signal; /* signal 0: it ended by itself */
 };
@@ -153,8 +165,9 @@ ssize_t sys_read(int fd, void *p, size_t n);
 
 /* Messages with descriptors over a SOCK_SEQPACKET pair. A send that would wait fails. */
 int sys_control_pair(int out[2]);
+int sys_handover_pair(int out[2], uint32_t ms); /* each wait ends after ms */
 int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds);
-enum { SYS_CONTROL_FDS = 8 };
+enum { SYS_CONTROL_FDS = 253 }; /* the kernel's own bound */
 ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds);
 
 #endif

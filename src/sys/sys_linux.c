@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -206,13 +207,13 @@ int sys_local(int fd, struct sys_address *out)
 
 ssize_t sys_recv(int fd, void *p, size_t n)
 {
-    ssize_t r = recv(fd, p, n, 0);
+    ssize_t r = recv(fd, p, n, MSG_DONTWAIT);
     return r < 0 ? -errno : r;
 }
 
 ssize_t sys_send(int fd, struct slice a)
 {
-    ssize_t r = send(fd, a.p, a.n, MSG_NOSIGNAL);
+    ssize_t r = send(fd, a.p, a.n, MSG_NOSIGNAL | MSG_DONTWAIT);
     return r < 0 ? -errno : r;
 }
 
@@ -520,12 +521,27 @@ static void signal_set(sigset_t *set)
     sigaddset(set, SIGINT);
     sigaddset(set, SIGCHLD);
     sigaddset(set, SIGHUP);
+    sigaddset(set, SIGUSR2);
+}
+
+void sys_signals_hold(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 void sys_signals_init(void)
 {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGCHLD, SIG_DFL);
+}
+
+void sys_name_set(const char *name)
+{
+    prctl(PR_SET_NAME, name, 0, 0, 0);
 }
 
 int sys_signals_open(void)
@@ -541,9 +557,10 @@ enum sys_signal sys_signal_next(int fd)
     struct signalfd_siginfo info;
     if (read(fd, &info, sizeof(info)) != sizeof(info))
         return SYS_SIGNAL_NONE;
-    return info.ssi_signo == SIGCHLD  ? SYS_SIGNAL_CHILD
-           : info.ssi_signo == SIGHUP ? SYS_SIGNAL_RELOAD
-                                      : SYS_SIGNAL_STOP;
+    return info.ssi_signo == SIGCHLD   ? SYS_SIGNAL_CHILD
+           : info.ssi_signo == SIGHUP  ? SYS_SIGNAL_RELOAD
+           : info.ssi_signo == SIGUSR2 ? SYS_SIGNAL_UPGRADE
+                                       : SYS_SIGNAL_STOP;
 }
 
 pid_t sys_spawn(const char *path, const char *const argv[], int log, int control)
@@ -566,6 +583,18 @@ pid_t sys_spawn(const char *path, const char *const argv[], int log, int control
     posix_spawn_file_actions_destroy(&files);
     posix_spawnattr_destroy(&attributes);
     return e ? -e : pid;
+}
+
+int sys_exec(const char *path, const char *const argv[])
+{
+    execv(path, (char *const *)(uintptr_t)argv);
+    return -errno;
+}
+
+void sys_inherit(int fd, bool inherit)
+{
+    if (fd >= 0)
+        fcntl(fd, F_SETFD, inherit ? 0 : FD_CLOEXEC);
 }
 
 bool sys_wait(pid_t pid, struct sys_exit *out)
@@ -617,56 +646,4 @@ ssize_t sys_read(int fd, void *p, size_t n)
 {
     ssize_t r = read(fd, p, n);
     return r < 0 ? -errno : r;
-}
-
-int sys_control_pair(int out[2])
-{
-    return result(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, out));
-}
-
-int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds)
-{
-    ASSERT(n_fds <= SYS_CONTROL_FDS);
-    struct iovec v = {(void *)(uintptr_t)p, n};
-    union {
-        char space[CMSG_SPACE(sizeof(int) * SYS_CONTROL_FDS)];
-        struct cmsghdr align;
-    } control;
-    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
-    if (n_fds) {
-        m.msg_control = control.space;
-        m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-        memcpy(CMSG_DATA(c), fds, sizeof(int) * n_fds);
-    }
-    return result((int)sendmsg(fd, &m, MSG_NOSIGNAL));
-}
-
-ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds)
-{
-    struct iovec v = {p, n};
-    union {
-        char space[CMSG_SPACE(sizeof(int) * SYS_CONTROL_FDS)];
-        struct cmsghdr align;
-    } control;
-    struct msghdr m = {.msg_iov = &v,
-                       .msg_iovlen = 1,
-                       .msg_control = control.space,
-                       .msg_controllen = sizeof(control.space)};
-    *n_fds = 0;
-    ssize_t r;
-    do
-        r = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
-    while (r < 0 && errno == EINTR);
-    if (r < 0)
-        return -errno;
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-        *n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(fds, CMSG_DATA(c), sizeof(int) * *n_fds);
-    }
-    return r;
 }

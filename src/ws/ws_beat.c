@@ -113,6 +113,24 @@ static void suspect(struct ws_server *s, struct conn *c)
     }
 }
 
+struct ws_beat_state ws_beat_state(const struct ws_server *s, const struct conn *c)
+{
+    return (struct ws_beat_state){c->beat, (uint64_t)(now(s) - c->heard) * WHEEL_TICK_MS,
+                                  (uint64_t)(now(s) - c->ponged) * WHEEL_TICK_MS};
+}
+
+void ws_beat_resume(struct ws_server *s, struct conn *c, const struct ws_beat_state *state)
+{
+    bool known = state->beat & WS_SUSPECT && s->beat.interval_ms;
+    c->beat = known ? (uint8_t)(state->beat & (WS_SUSPECT | WS_DEMOTED)) : 0;
+    c->beat_slices = 0;
+    c->heard = now(s) - (uint32_t)(state->heard_ms / WHEEL_TICK_MS);
+    c->ponged = now(s) - (uint32_t)(state->ponged_ms / WHEEL_TICK_MS);
+    metrics.heartbeat_suspects += !!(c->beat & WS_SUSPECT);
+    metrics.heartbeat_demoted += !!(c->beat & WS_DEMOTED);
+    arm(s, c);
+}
+
 void ws_beat_end(struct conn *c)
 {
     metrics.heartbeat_suspects -= !!(c->beat & WS_SUSPECT);

@@ -38,7 +38,14 @@ enum {
     WS_LOOK = 32     /* its socket is read once more, then that is it */
 };
 
-void ws_beat_start(struct ws_server *s, struct conn *c);   /* at open */
+void ws_beat_start(struct ws_server *s, struct conn *c); /* at open */
+/* What of it goes over to another process; there, a ping that was not answered by then is
+ * forgotten, as the time was not the peer's. */
+struct ws_beat_state {
+    uint64_t beat, heard_ms, ponged_ms;
+};
+struct ws_beat_state ws_beat_state(const struct ws_server *s, const struct conn *c);
+void ws_beat_resume(struct ws_server *s, struct conn *c, const struct ws_beat_state *state);
 void ws_beat_end(struct conn *c);                          /* at close; again does nothing */
 void ws_beat_due(struct ws_server *s, struct conn *c);     /* its timer fired */
 void ws_beat_message(struct ws_server *s, struct conn *c); /* one came */

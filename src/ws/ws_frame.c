@@ -301,3 +301,47 @@ void ws_rx_free(struct ws_rx **at_rx)
     mem_free(*at_rx, sizeof(**at_rx));
     *at_rx = NULL;
 }
+
+/* payload: what there is of the frame's, as it was sent. */
+static enum err replay(struct buf *out, const struct ws_frame *f, struct slice payload)
+{
+    uint8_t header[WS_HEADER_MAX + 4];
+    size_t n = ws_frame_header(header, (enum ws_opcode)f->opcode, f->fin, f->len);
+    header[0] |= f->compressed ? WS_RSV1 : 0;
+    header[1] |= 0x80;
+    memcpy(header + n, f->mask, 4);
+    enum err e = buf_append(out, slice_of(header, n + 4));
+    uint32_t at = out->len;
+    e = e ? e : buf_append(out, payload);
+    if (!e && payload.n)
+        ws_unmask(out->p + at, payload.n, f->mask, 0); /* twice is once more as it came */
+    return e;
+}
+
+enum err ws_rx_replay(const struct ws_rx *rx, struct buf *out)
+{
+    enum err e = ERR_NONE;
+    if (!rx)
+        return e;
+    const struct ws_frame *f = &rx->frame;
+    bool control = rx->in_frame && is_control(f->opcode), data = rx->in_frame && !control;
+    size_t got = data ? (size_t)rx->got : 0, before = rx->message.len - got;
+    const struct ws_frame one = {.opcode = rx->opcode, .compressed = rx->compressed, .len = before};
+    /* The frames before this one make one. */
+    if (rx->in_message && !(data && f->opcode != WS_CONTINUATION))
+        e = replay(out, &one, slice_of(rx->message.p, before));
+    if (rx->in_frame && !e)
+        e = replay(out, f,
+                   control ? slice_of(rx->control, (size_t)rx->got)
+                   : got   ? slice_of(rx->message.p + before, got)
+                           : SLICE_NONE);
+    return e ? e : buf_append(out, slice_of(rx->header, rx->header_n));
+}
+
+enum err ws_message_replay(enum ws_opcode kind, struct slice data, struct buf *out,
+                           uint8_t end[WS_REPLAY_END])
+{
+    const struct ws_frame all = {.opcode = (uint8_t)kind, .len = data.n};
+    memcpy(end, (const uint8_t[WS_REPLAY_END]){0x80, 0x80}, WS_REPLAY_END);
+    return replay(out, &all, data);
+}

@@ -59,5 +59,13 @@ struct ws_result ws_receive(struct ws_rx **rx, uint8_t *p, size_t n, uint32_t me
 void ws_rx_release(struct ws_rx **rx); /* after an event: frees what is no longer needed */
 void ws_rx_free(struct ws_rx **rx);
 uint32_t *ws_rx_began(struct ws_rx *rx); /* when that was; the caller's to set */
+/* Appends what makes a fresh rx like this one: what has come of a frame and message that are
+ * incomplete, as a client could have sent it. rx NULL: nothing. */
+enum err ws_rx_replay(const struct ws_rx *rx, struct buf *out) MUST_USE;
+/* The same of a message that was taken and is to come again: it does when a fresh rx that has got
+ * this gets what is in `end`. */
+enum { WS_REPLAY_END = 6 };
+enum err ws_message_replay(enum ws_opcode kind, struct slice data, struct buf *out,
+                           uint8_t end[WS_REPLAY_END]) MUST_USE;
 
 #endif

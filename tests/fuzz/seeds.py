@@ -212,10 +212,33 @@ ACCESS = {
     "signed-crit": b'S{"alg":"HS256","crit":[]}\0{"exp":9e9}',
     "signed-not-json": b'S{"alg":"HS256"}\0{"exp":9e9',
 }
+def record(kind, *fields):
+    body = b"".join(bytes([tag]) + struct.pack("<I", len(data)) + data for tag, data in fields)
+    return bytes([kind]) + struct.pack("<I", len(body)) + body
+
+
+def handover():
+    def number(n):
+        return struct.pack("<Q", n)
+    text = struct.pack("<H", 3) + b"s\0t"
+    conn = record(7, (0, number(1 << 32 | 1)), (1, number(2)), (2, number(4)), (8, b"attached"), (9, text * 2), (10, b"\1\x80mask"),
+                  (11, b"saved"), (12, b"queue"))
+    yield "all", (record(1, (0, number(1)), (1, number(8))) + record(2, (0, b"/ws"), (1, b"handler 1 in public")) + record(3, (0, b"m")) +
+                  record(8) + record(4, (0, number(1)), (1, b"\1\0")) + record(5, (2, b"key"), (3, b"value")) +
+                  record(6, (1, number(3)), (3, number(9))) + conn + record(8, (0, number(1))) + record(9) + record(10))
+    yield "cut", conn[:-3]
+    yield "unknown", record(7, (15, b"x"), (200, b""))
+    yield "twice", record(3, (0, b"a"), (0, b"b"))
+    yield "short-number", record(7, (0, b"1234"))
+    yield "beyond", b"\7\6\0\0\0\0\2\0\0\0x"
+    yield "kind", record(99)
+    yield "topics", record(7, (9, text + b"\xff\xff"))
 
 
 def main():
     made = {}
+    for name, data in handover():
+        made[f"handover/{name}"] = data
     for name, where, data in http():
         made[f"http_request/{name}"] = bytes([where]) + data
     for name, data in ws():

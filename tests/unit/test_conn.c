@@ -452,6 +452,36 @@ static void what_gathered_and_left_is_drained_too(void **state)
     assert_int_equal(proto.drains, 1);
 }
 
+/* As another process would: the same socket, in a pool of its own. */
+static void a_connection_is_given_up_and_taken_over(void **state)
+{
+    (void)state;
+    uint64_t id = conn_id(c);
+    int fd = dup(c->fd);
+    say("unread");
+    conn_give_up(&net, c);
+    run(3);
+    assert_null(conn_get(&net, id));
+    assert_int_equal(proto.closed, 0); /* nobody is told, */
+    assert_int_equal(proto.inputs, 0); /* and nothing was read */
+    pool_done(&net.conns);
+    c = conn_adopt(&net, fd, 1, id, &(struct conn_rest){SLICE("saved "), SLICE("queued"), 6});
+    assert_non_null(c);
+    pool_settle(&net.conns, 0);
+    assert_true(conn_id(c) == id && conn_get(&net, id) == c);
+    assert_int_equal(metrics.queued_bytes, strlen("queued"));
+    run(3);
+    assert_string_equal(proto.seen, "saved unread");
+    assert_string_equal(heard(), "queued");
+    assert_int_equal(metrics.queued_bytes, 0);
+    const struct conn_rest none = {.begun = 0};
+    assert_null(conn_adopt(&net, dup(peer), 1, id, &none));              /* twice */
+    assert_null(conn_adopt(&net, dup(peer), 1, id | 1ull << 56, &none)); /* another loop's */
+    say(" and more");
+    run(3);
+    assert_string_equal(proto.seen, "saved unread and more");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -475,6 +505,7 @@ int main(void)
         CONN_TEST(drained_is_told_once_at_a_quarter),
         CONN_TEST(a_connection_that_ended_is_not_drained),
         CONN_TEST(what_gathered_and_left_is_drained_too),
+        CONN_TEST(a_connection_is_given_up_and_taken_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

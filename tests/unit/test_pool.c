@@ -176,6 +176,51 @@ static void a_model_agrees_over_random_use(void **state)
     pool_done(&p);
 }
 
+static void handles_of_another_process_are_taken_over(void **state)
+{
+    (void)state;
+    struct pool old, p;
+    struct handle live[400];
+    uint32_t n = 0, free_n = 0;
+    uint64_t random = 7;
+    pool_init(&old, sizeof(struct item), 1000);
+    pool_init(&p, sizeof(struct item), 1000);
+    for (int i = 0; i < 700; i++)
+        assert_non_null(pool_alloc(&old));
+    for (uint32_t i = 0; i < 700; i++) /* some are there for the second time */
+        if (unit_random(&random) % 3)
+            pool_free(&old, pool_at(&old, i));
+    for (int i = 0; i < 200; i++)
+        assert_non_null(pool_alloc(&old));
+    for (uint32_t i = 0; i < 700; i++) {
+        struct item *item = pool_at(&old, i);
+        free_n += !item;
+        if (!item || i < 300)
+            continue;
+        live[n++ % 400] = handle_of(item);
+        struct item *taken = pool_adopt(&p, i, item->slot.generation);
+        assert_non_null(taken);
+        assert_int_equal(taken->payload[4], 0);
+        assert_null(pool_adopt(&p, i, item->slot.generation)); /* once */
+    }
+    assert_true(n > 50 && n < 400 && free_n > 100);
+    assert_null(pool_adopt(&p, 3, 0));
+    assert_null(pool_adopt(&p, 3, 2)); /* of no object */
+    pool_settle(&p, pool_generation(&old));
+    assert_int_equal(p.in_use, n);
+    for (uint32_t i = 0; i < n; i++)
+        assert_non_null(pool_get(&p, live[i].index, live[i].generation));
+    while (p.in_use < 1000) { /* new ones are others than any that there was */
+        struct item *item = pool_alloc(&p);
+        assert_non_null(item);
+        assert_true(item->slot.generation > pool_generation(&old) || item->slot.index >= 700);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(handle_of(pool_at(&p, live[i].index)).generation, live[i].generation);
+    pool_done(&old);
+    pool_done(&p);
+}
+
 static void what_is_held_is_counted(void **state)
 {
     (void)state;
@@ -206,6 +251,7 @@ int main(void)
         cmocka_unit_test(items_are_zeroed_whatever_was_there),
         cmocka_unit_test(items_stay_where_they_are_while_it_grows),
         cmocka_unit_test(a_model_agrees_over_random_use),
+        cmocka_unit_test(handles_of_another_process_are_taken_over),
         cmocka_unit_test(what_is_held_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
