@@ -695,3 +695,33 @@ def test_suspects_stay_suspect(start):
             if f.opcode == 9:
                 pings.append(f.payload)
         assert f.opcode == 9 and int(w.metric("heartbeat_suspects")) == 0
+
+
+def test_tls_stays_until_it_is_drained(start, tmp_path):
+    """TLS sockets are closed by the old worker with 1012; plain ones live on; sessions are resumed by the new worker."""
+    import ssl
+
+    from test_tls import certify, context, with_tls
+    from weir import HOST, handshake
+    w = with_tls(start({"routes": [{"path": "/e", "websocket": {"handler": "echo"}}]}, start=False), [certify(tmp_path, "one", "localhost")]).start()
+
+    def secure(session=None):
+        raw = Raw(w.tls)
+        raw.sock = secured.wrap_socket(raw.sock, server_hostname="localhost", session=session)
+        raw.send(handshake("/e"))
+        assert raw.response().status == 101
+        return raw
+
+    secured = context(ssl.TLSVersion.TLSv1_2)
+    with w.ws("/e") as plain, secure() as old:
+        session = old.sock.session
+        reload_begun = worker(w)
+        change(w, drain="2s")
+        assert w.get("/api/v1/reload", admin=True, method="POST", body="").status == 200
+        with secure(session) as new:
+            assert new.sock.session_reused
+            assert ask(new, b"new") == ask(plain, b"new") == b"new"
+            old.close_frame(1012)
+            old.send(close(1012))
+            wait_for("the old one has ended", lambda: proc_state(reload_begun) in ("", "Z", "X"))
+            assert ask(new, b"x") == ask(plain, b"x") == b"x"
