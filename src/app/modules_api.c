@@ -201,8 +201,8 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
     buf_init(&out, 256);
     if (!e && job->kind == CONTROL_ADD) /* in the place that the supervisor gave it */
         job->module = (uint32_t)modules_find(gw, slice_str(job->name));
-    if (!e && job->kind != CONTROL_RELOAD &&
-        job->kind != CONTROL_UPGRADE && job->kind != CONTROL_REMOVE) {
+    if (!e && job->kind != CONTROL_RELOAD && job->kind != CONTROL_UPGRADE &&
+        job->kind != CONTROL_REMOVE) {
         modules_ask(gw, c, true, job->module);
     } else {
         conn_resume(&gw->net, c);

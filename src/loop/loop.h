@@ -20,7 +20,7 @@ enum loop_kind {
     LOOP_RESTART,
     LOOP_COMPILE, /* the end of weirc's time */
     LOOP_GUEST_TIMER,
-    LOOP_WORDS,    /* words from other loops, and those that wait for room in theirs */
+    LOOP_WORDS, /* words from other loops, and those that wait for room in theirs */
     LOOP_HANDOVER,
     LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_TICKETS,  /* keys of TLS session tickets */

@@ -8,8 +8,7 @@
 void net_write_init(struct net *net);
 void conn_flush_queue(struct net *net,
                       struct conn *c); /* the socket takes more; there is a queue */
-enum err conn_queue_restore(struct net *net, struct conn *c,
-                            const struct conn_rest *rest) MUST_USE;
+enum err conn_queue_restore(struct net *net, struct conn *c, const struct conn_rest *rest) MUST_USE;
 void conn_queue_free(struct net *net, struct conn *c);
 void conn_queue_watch(struct net *net, struct conn *c); /* whether the peer takes something */
 

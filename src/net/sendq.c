@@ -245,8 +245,7 @@ enum err sendq_restore(struct sendqs *all, struct sendq *q, struct slice s, uint
                        frame_length *length)
 {
     ASSERT(!q->n && s.n);
-    bool whole = length && begun <= s.n &&
-                 frames_whole(slice_of(s.p + begun, s.n - begun), length);
+    bool whole = length && begun <= s.n && frames_whole(slice_of(s.p + begun, s.n - begun), length);
     struct frame *f = room(all, q, (uint32_t)s.n, false);
     if (!f)
         return ERR_NO_MEMORY;
