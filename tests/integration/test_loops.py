@@ -354,6 +354,49 @@ def test_a_peer_of_another_loop_that_reads_nothing(start):
         assert other.raw.message() == (TEXT, b"hello")
 
 
+BURST = """(module
+  (import "weir_v1" "msg_read" (func $read (param i32 i32) (result i32)))
+  (import "weir_v1" "ws_send" (func $send (param i64 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "on_ws_open") (param $conn i64)
+    (i64.store (i32.const 16) (local.get $conn))
+    (drop (call $send (local.get $conn) (i32.const 2) (i32.const 16) (i32.const 8))))
+  ;; to the one whose id a message is, numbers until no more may be sent; to the sender, how many they were
+  (func (export "on_ws_message") (param $conn i64) (param $kind i32) (param $len i32) (result i32)
+    (drop (call $read (i32.const 0) (i32.const 8)))
+    (loop $l
+      (if (i32.lt_u (i32.load (i32.const 8)) (i32.const 1000)) (then
+        (if (i32.ge_s (call $send (i64.load (i32.const 0)) (i32.const 2) (i32.const 8) (i32.const 4)) (i32.const 0)) (then
+          (i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (i32.const 1)))
+          (br $l))))))
+    (drop (call $send (local.get $conn) (i32.const 2) (i32.const 8) (i32.const 4)))
+    (i32.const 0)))"""
+
+
+def test_a_full_queue_is_waited_for(start, tmp_path):
+    """More than fits is committed at once: all of it comes, in order, and meanwhile the guest is told the limit."""
+    (tmp_path / "burst.wat").write_text(BURST)
+    w = start({"workers": LOOPS, "limits": {**FEW, "loop_queue": 64, "loop_queue_bytes": "64KiB"},
+               "modules": {"burst": {"path": str(tmp_path / "burst.wat"), "limits": {"deadline": "1s"}}},
+               "routes": [{"path": "/burst", "websocket": {"module": "burst"}}]})
+
+    class Burst:
+        def __init__(self):
+            self.raw = w.ws("/burst")
+            self.id, = struct.unpack("<Q", self.raw.message()[1])
+    with Spread(Burst) as s:
+        a, b, _ = s.one_each()
+        sent = 0
+        for _ in range(20):
+            a.raw.send(frame(BINARY, struct.pack("<Q", b.id)))
+            n, = struct.unpack("<I", a.raw.message()[1])
+            for k in range(n):
+                assert b.raw.message() == (BINARY, struct.pack("<I", k))
+            sent += n
+        assert sent >= 1000
+        assert w.metric("loop_queue_full_total") > 0
+
+
 # ---------------------------------------------------------------------------- keys, timers
 
 
