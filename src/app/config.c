@@ -562,11 +562,10 @@ static void queues_check(struct reader *r, const yaml_node_t *root)
         most = MAX(most, c->modules[i].limits.output);
     if (c->limits.send_queue < c->limits.message)
         reader_fail(r, root, "limits.send_queue has to be at least limits.message");
-    if (c->limits.queues / c->root.workers < c->limits.send_queue + most)
+    if (c->limits.queues < c->limits.send_queue + most)
         reader_fail(r, root,
                     "limits.queues has to be at least limits.send_queue and the largest "
-                    "limits.output of a module%s",
-                    c->root.workers > 1 ? ", for each of workers" : "");
+                    "limits.output of a module");
 }
 
 static void root_read(struct reader *r, yaml_node_t *root)

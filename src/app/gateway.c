@@ -502,7 +502,8 @@ enum err gateway_init(struct gateway *gw)
                                 .linger_ms = (uint32_t)l->close_timeout,
                                 .send_ms = (uint32_t)l->send_timeout,
                                 .slow_ms = (uint32_t)l->slow_timeout,
-                                .queues = loops_share(&gw->config, l->queues)};
+                                .queues = MAX(loops_share(&gw->config, l->queues),
+                                              l->send_queue + output_max(&gw->config))};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)
