@@ -15,7 +15,7 @@ from weir import (BINARY, HOST, PING, PONG, ROOT, TEXT, Raw, close, frame, guest
 
 LIMIT, GONE, INVALID, ABSENT = -1, -2, -3, -4
 LOOPS = 3
-FEW = {"guests": 24}  # a sanitizer leaves little room for what memories reserve
+FEW = {"guests": 15}  # a sanitizer leaves little room for what memories reserve
 CONFIG = {
     "workers": LOOPS,
     "log_level": "debug",
@@ -423,7 +423,7 @@ def test_counting_from_all_loops_loses_nothing(start, tmp_path):
         (drop (call $set (i32.const 0) (i32.const 1) (i32.const 16) (i32.const 4) (i64.const 0)))
         (i32.load (i32.const 16))))'''
     (tmp_path / "counter.wat").write_text(counter)
-    w = start({"workers": 4, "modules": {"counter": {"path": str(tmp_path / "counter.wat"), "limits": {"timeout": "5s"}}}, "limits": FEW})
+    w = start({"workers": LOOPS, "modules": {"counter": {"path": str(tmp_path / "counter.wat"), "limits": {"timeout": "5s"}}}, "limits": FEW})
     done, refused = [], []
 
     def client():
