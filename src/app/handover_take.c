@@ -6,7 +6,8 @@
 #include "base/log.h"
 #include "ws/ws_beat.h"
 
-enum { TABLE_MAX = 1024 }; /* rows of the old worker's tables */
+enum { TABLE_MAX = 1024 };   /* rows of the old worker's tables */
+enum { TOPICS_MOST = 1001 }; /* of a connection: as limits.topics allows, and its room's */
 
 struct take {
     struct gateway *gw;
@@ -134,7 +135,7 @@ static void timer_take(struct take *t)
 static bool topics_take(struct take *t, struct conn *c, struct slice list)
 {
     struct slice key;
-    while (handover_item_read(&list, &key)) {
+    for (uint32_t n = 0; n < TOPICS_MOST && handover_item_read(&list, &key); n++) {
         const uint8_t *zero = memchr(key.n ? key.p : (const uint8_t *)"", 0, key.n);
         if (!zero)
             return false;
@@ -204,6 +205,22 @@ static bool websocket_take(struct take *t, struct conn *c)
     return taken;
 }
 
+/* Whether it came to the admin listener, as the old worker says: to speak to that is a privilege.
+ */
+static bool came_to_admin(const struct gateway *gw, int fd)
+{
+    struct sys_address here, listens;
+    for (unsigned i = 0; i < gw->n_listeners; i++) {
+        const struct listener *l = &gw->listeners[i];
+        if (l->server != &gw->admin || sys_local(fd, &here) || sys_local(l->fd, &listens))
+            continue;
+        const char *a = strrchr(here.text, ':'), *b = strrchr(listens.text, ':');
+        if (a && b && strcmp(a, b) == 0)
+            return true;
+    }
+    return false;
+}
+
 static enum err conn_take(struct take *t)
 {
     const struct handover_conn *h = &t->r.conn;
@@ -225,7 +242,8 @@ static enum err conn_take(struct take *t)
     t->conns++;
     bool known = access_take(gw, c, h);
     if (!ws) {
-        if (!known || (h->protocol == PROTOCOL_PROXY && !gw->proxied))
+        if (!known || (h->protocol == PROTOCOL_ADMIN && !came_to_admin(gw, c->fd)) ||
+            (h->protocol == PROTOCOL_PROXY && !gw->proxied))
             conn_close(&gw->net, c, CLOSE_HANDOVER);
         else
             http_server_open(h->protocol == PROTOCOL_ADMIN ? &gw->admin : &gw->http, c);
