@@ -317,12 +317,17 @@ enum err guest_call_start(struct guests *g, struct guest_call *c)
     return ERR_NONE;
 }
 
+static bool too_old(const struct guests *g, const struct guest_call *c)
+{
+    return *g->now_ns - c->started_ns > c->module->limits.timeout_ms * UINT64_C(1000000);
+}
+
 /* Takes a call off the queue of its module: the first slice, or the end of one that is too old. */
 static void take_waiting(struct guests *g, struct guest_module *m)
 {
     struct guest_call *c = CONTAINER_OF(list_pop(&m->waiting), struct guest_call, node);
     metrics.guests_waiting = --g->waiting;
-    if (*g->now_ns - c->started_ns > m->limits.timeout_ms * UINT64_C(1000000)) {
+    if (too_old(g, c)) {
         metrics.guest_deadlines_total++;
         g->ops.failed(c, ERR_GUEST_TIMEOUT, slice_str("it waited too long for its turn"));
         c->done(c, ERR_GUEST_TIMEOUT);
@@ -342,7 +347,10 @@ static bool turn(struct guests *g, struct guest_module *m)
     bool ran = false;
     m->ready_first = !m->ready_first;
     do {
-        bool ready = !list_empty(&m->ready), waiting = !list_empty(&m->waiting) && slot_free(g, m);
+        bool ready = !list_empty(&m->ready), waiting = !list_empty(&m->waiting);
+        /* One that is too old ends though there is no slot: perhaps there never will be one. */
+        waiting = waiting && (slot_free(g, m) ||
+                              too_old(g, CONTAINER_OF(m->waiting.next, struct guest_call, node)));
         if (waiting && !(ready && m->ready_first))
             take_waiting(g, m);
         else if (ready)

@@ -211,3 +211,24 @@ def test_a_promise_that_can_not_be_kept(start):
     w = start({"modules": MODULES, "routes": ROUTES, "limits": {"memory": f"{low}KiB"}}, **{"start": False})
     ended = refuses_to_serve(w.file)
     assert ended.returncode == 1 and '"event":"memory_short"' in ended.stderr
+
+
+BULKY = """(module (memory 24) (func (export "one") (result i32) (i32.const 1)))"""
+
+
+def test_what_never_finds_room_is_told(start, tmp_path):
+    """An actor keeps what it has grown to: whom it leaves no room gets 504 past its timeout, and waits no longer."""
+    (tmp_path / "bulky.wat").write_text(BULKY)
+    config = {"modules": {"grow": {"path": guest("hostile/grow"), "instance": "module",
+                                   "limits": {"memory": "32MiB", "deadline": "5s", "timeout": "10s"}},
+                          "add": guest("add"), "bulky": {"path": str(tmp_path / "bulky.wat"), "limits": {"timeout": "300ms"}}}}
+    w = start(config)
+    has = int(w.metric("memory_accounted_bytes"))
+    w.stop()
+    config["limits"] = {"memory": f"{(has + MARGIN) >> 10}KiB"}
+    w = start(config)
+    assert w.exec("bulky/one", "[]") == "1"
+    w.exec("grow/memory", "[]")
+    problem(w.post("/api/exec/bulky/one", "[]"), 504)
+    assert w.exec("add", "[2.5,3.7]") == "6.2"
+    w.wait_metric("guests_waiting", 0)
