@@ -52,6 +52,11 @@ bool mem_fits(enum mem_kind kind, uint64_t n)
     return fits(half, n, halves[half].limit);
 }
 
+bool mem_could(enum mem_kind kind, uint64_t n)
+{
+    return n <= (uint64_t)halves[kind == MEM_GUEST].limit;
+}
+
 bool mem_room(enum mem_kind kind, uint64_t n)
 {
     int half = kind == MEM_GUEST;

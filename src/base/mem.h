@@ -28,8 +28,10 @@ void mem_free_as(enum mem_kind kind, void *p, size_t n);
 bool mem_take(enum mem_kind kind, uint64_t n) MUST_USE;
 void mem_give(enum mem_kind kind, uint64_t n);
 bool mem_fits(enum mem_kind kind, uint64_t n);
-/* The same, but an eighth of the half is left: to what is there already or, of guests' half, to
- * modules that have nothing yet. */
+/* Whether it would, were nothing else there. */
+bool mem_could(enum mem_kind kind, uint64_t n);
+/* The same as mem_fits, but an eighth of the half is left: to what is there already or, of guests'
+ * half, to modules that have nothing yet. */
 bool mem_room(enum mem_kind kind, uint64_t n);
 
 /* Whether so much was given back since it last said so that the allocator should give it back too.

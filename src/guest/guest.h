@@ -144,6 +144,7 @@ struct guests {
     struct list idle;      /* kept instances, which give way to calls that need their place */
     uint32_t kept, places; /* idle instances; places of the pool that one was in */
     uint64_t kept_bytes;   /* of the idle ones */
+    uint64_t memory_most;  /* what a module's memory began with, at the most */
     uint8_t entropy[256];
     size_t entropy_left;
     uint32_t n_modules, n_busy; /* loaded; of them, with a call that has an instance */

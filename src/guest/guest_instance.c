@@ -1,5 +1,7 @@
 #include "guest/guest_instance.h"
 
+#include <stdatomic.h>
+
 #include "base/metrics.h"
 #include "sys/sys.h"
 
@@ -16,6 +18,9 @@ enum { KEPT_MAX = 4 }; /* of a module: more run at once only while some are susp
 /* A ChaCha8 generator of Go's runtime (internal/chacha8rand.State): 256 bytes of output, the seed,
  * then three counters. i == n == 32: the output is used up, and is made anew from the seed. */
 enum { SEED_AT = 256, SEED_SIZE = 32, COUNTERS_AT = 288, STATE_SIZE = 300 };
+
+/* What nobody gives back to whom it leaves no room: places, and what is idle, of all loops. */
+static _Atomic uint64_t stays;
 
 static void delete (struct guest_instance *i)
 {
@@ -34,6 +39,7 @@ static void unlink_kept(struct guests *g, struct guest_instance *i)
         list_remove(&i->idle);
         g->kept--;
         g->kept_bytes -= i->limit.held;
+        atomic_fetch_sub(&stays, i->limit.held);
     }
 }
 
@@ -118,17 +124,37 @@ static void prepare(struct weir_call_frame *frame)
 
 /* ---- take, give ---- */
 
-/* What an instance needs to begin: its memory, and a place that none has had before. */
+/* Whether the module that needs most could still begin, by and by, if n more were there to stay. */
+static bool may_stay(uint64_t n)
+{
+    return mem_could(MEM_GUEST, atomic_load(&stays) + n);
+}
+
+static bool place_free(const struct guests *g)
+{
+    return g->running + g->kept < g->places;
+}
+
+/* Whether a place may be used that none was in before. Each loop has one. */
+static bool place_more(const struct guests *g)
+{
+    return !g->places || may_stay(PLACE + g->memory_most - g->kept_bytes);
+}
+
+/* What an instance needs to begin: its memory, and perhaps another place. */
 static uint64_t need(const struct guests *g, const struct guest_module *m)
 {
-    return m->memory_min + (g->running + g->kept >= g->places ? PLACE : 0);
+    return m->memory_min + (place_free(g) ? 0 : PLACE);
 }
 
 bool guest_instance_room(const struct guests *g, const struct guest_module *m)
 {
     uint64_t n = need(g, m);
     n = n > g->kept_bytes ? n - g->kept_bytes : 0;
-    return !list_empty(&m->kept) || (m->running ? mem_room : mem_fits)(MEM_GUEST, n);
+    if (!list_empty(&m->kept))
+        return true;
+    return (place_free(g) || g->kept || place_more(g)) &&
+           (m->running ? mem_room : mem_fits)(MEM_GUEST, n);
 }
 
 bool guests_fit(const struct guest_module *m)
@@ -150,16 +176,17 @@ static bool take(struct weir_limit *limit, uint64_t n)
  * room. */
 static bool make_room(struct guests *g, const struct guest_module *m)
 {
-    while (g->kept &&
-           (g->running + g->kept >= g->limits.slots || !mem_fits(MEM_GUEST, need(g, m)))) {
+    while (g->kept && (g->running + g->kept >= g->limits.slots ||
+                       !mem_fits(MEM_GUEST, need(g, m)) || !(place_free(g) || place_more(g)))) {
         struct guest_instance *coldest = CONTAINER_OF(g->idle.next, struct guest_instance, idle);
         unlink_kept(g, coldest);
         delete (coldest);
     }
-    if (g->running + g->kept < g->places)
-        return true;
-    g->places += mem_take(MEM_GUEST, PLACE);
-    return g->running + g->kept < g->places;
+    if (!place_free(g) && place_more(g) && mem_take(MEM_GUEST, PLACE)) {
+        g->places++;
+        atomic_fetch_add(&stays, (uint64_t)PLACE);
+    }
+    return place_free(g);
 }
 
 static struct guest_instance *make(struct guests *g, struct guest_module *m)
@@ -214,6 +241,7 @@ void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
     c->instance = NULL;
     i->kept = c->frame.kept;
     bool keep = ok && (m->actor || (m->restorable && m->image_taken && m->n_kept < KEPT_MAX &&
+                                    may_stay(i->limit.held + g->memory_most) &&
                                     memory_restore(m, c->frame.base, c->frame.size) &&
                                     weir_kept_restore(i->kept, wasmtime_store_context(i->store))));
     if (!keep) {
@@ -227,6 +255,7 @@ void guest_instance_give(struct guests *g, struct guest_call *c, bool ok)
         list_append(&g->idle, &i->idle);
         g->kept++;
         g->kept_bytes += i->limit.held;
+        atomic_fetch_add(&stays, i->limit.held);
     }
 }
 

@@ -116,6 +116,8 @@ static enum err memory_take(struct guest_module *m, const wasm_memorytype_t *t, 
     uint64_t least = (uint64_t)wasm_memorytype_limits(t)->min << 16;
     if (least <= m->limits.memory) {
         m->memory_min = least;
+        if (mem_could(MEM_GUEST, least)) /* else it is tried in vain */
+            m->guests->memory_most = MAX(m->guests->memory_most, least);
         return ERR_NONE;
     }
     enum err e = buf_printf(why, "its memory begins with %llu bytes: more than limits.memory, %u",

@@ -232,3 +232,24 @@ def test_what_never_finds_room_is_told(start, tmp_path):
     problem(w.post("/api/exec/bulky/one", "[]"), 504)
     assert w.exec("add", "[2.5,3.7]") == "6.2"
     w.wait_metric("guests_waiting", 0)
+
+
+def test_places_that_were_used_leave_room_for_the_largest_module(start, tmp_path):
+    """A place keeps pages for good: those of many small instances at once must not shut out one that needs more."""
+    (tmp_path / "bulky.wat").write_text(BULKY)
+    (tmp_path / "spin.wat").write_text('(module (memory 1) (func (export "spin") (loop $l (br $l))))')
+    config = {"modules": {"bulky": {"path": str(tmp_path / "bulky.wat")},
+                          **{f"spin{i}": {"path": str(tmp_path / "spin.wat"), "limits": {"deadline": "30ms", "timeout": "10s"}}
+                             for i in range(3)}}}
+    w = start(config)
+    has = int(w.metric("memory_accounted_bytes"))
+    w.stop()
+    config["limits"] = {"memory": f"{(has + MARGIN) >> 10}KiB"}
+    w = start(config)
+    spinning = [w.raw() for _ in range(36)]
+    for i, c in enumerate(spinning):
+        c.send(f"POST /api/exec/spin{i % 3}/spin HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[]")
+    assert {c.response().status for c in spinning} == {504}
+    for c in spinning:
+        c.close()
+    assert w.exec("bulky/one", "[]") == "1"
