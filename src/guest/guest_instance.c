@@ -13,7 +13,8 @@ enum { IMAGE_MAX = 1 << 20 };
 /* What a place of the pool keeps when its instance has gone: memory and table as guest_module.c
  * asks for, and the pages of its stack. */
 enum { PLACE = GUEST_KEEP + (64 << 10) };
-enum { KEPT_MAX = 4 }; /* of a module: more run at once only while some are suspended */
+enum { TABLE_ELEMENT = 16 }; /* bytes, at the most */
+enum { KEPT_MAX = 4 };       /* of a module: more run at once only while some are suspended */
 
 /* A ChaCha8 generator of Go's runtime (internal/chacha8rand.State): 256 bytes of output, the seed,
  * then three counters. i == n == 32: the output is used up, and is made anew from the seed. */
@@ -112,6 +113,11 @@ static void prepare(struct weir_call_frame *frame)
 {
     struct guest_call *c = CONTAINER_OF(frame, struct guest_call, frame);
     struct guest_module *m = c->module;
+    if (!c->instance->begun) { /* with its table, and what its initialisation grew */
+        m->memory_min = MAX(m->memory_min, c->instance->limit.held);
+        m->guests->memory_most = MAX(m->guests->memory_most, m->memory_min);
+    }
+    c->instance->begun = true;
     m->restorable = m->restorable && frame->data_end <= IMAGE_MAX;
     /* Not for the first call, which may be the only one. */
     if (m->restorable && m->called && !m->image_taken)
@@ -162,11 +168,12 @@ bool guests_fit(const struct guest_module *m)
     return guest_instance_room(m->guests, m);
 }
 
-/* Growing leaves room for others to begin. */
+/* Growing leaves room for others to begin. What a table begins with, nobody tells before. */
 static bool take(struct weir_limit *limit, uint64_t n)
 {
     const struct guest_instance *i = CONTAINER_OF(limit, struct guest_instance, limit);
-    bool first = limit->held + n <= i->module->memory_min;
+    uint64_t table = i->begun ? 0 : limit->table_max * TABLE_ELEMENT;
+    bool first = limit->held + n <= i->module->memory_min + table;
     bool room = first || mem_room(MEM_GUEST, n);
     metrics.memory_refused_total += !room;
     return room && mem_take(MEM_GUEST, n);
@@ -201,6 +208,7 @@ static struct guest_instance *make(struct guests *g, struct guest_module *m)
     }
     i->module = m;
     i->kept = NULL;
+    i->begun = false;
     list_init(&i->node);
     list_init(&i->idle);
     wasmtime_store_epoch_deadline_callback(i->store, guest_on_epoch, NULL, NULL);

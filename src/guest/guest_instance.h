@@ -20,6 +20,7 @@ struct guest_instance {
     wasmtime_store_t *store;
     struct weir_kept *kept; /* NULL: not made yet */
     struct weir_limit limit;
+    bool begun; /* what it takes from now on, it grows by */
 };
 
 /* Whether an instance can be made now, of what guests may have of the machine's memory: idle ones

@@ -253,3 +253,18 @@ def test_places_that_were_used_leave_room_for_the_largest_module(start, tmp_path
     for c in spinning:
         c.close()
     assert w.exec("bulky/one", "[]") == "1"
+
+
+def test_a_module_with_a_table_begins_where_one_without_does(start, tmp_path):
+    """What an instance begins with is its table too: past seven eighths it is not refused as if it grew."""
+    (tmp_path / "tabled.wat").write_text('(module (memory 1) (table 100 funcref) (func (export "one") (result i32) (i32.const 1)))')
+    config = {"modules": {"grow": {"path": guest("hostile/grow"), "instance": "module",
+                                   "limits": {"memory": "32MiB", "deadline": "5s", "timeout": "10s"}},
+                          "tabled": {"path": str(tmp_path / "tabled.wat"), "limits": {"timeout": "300ms"}}}}
+    w = start(config)
+    has = int(w.metric("memory_accounted_bytes"))
+    w.stop()
+    config["limits"] = {"memory": f"{(has + MARGIN) >> 10}KiB"}
+    w = start(config)
+    w.exec("grow/memory", "[]")
+    assert w.exec("tabled/one", "[]") == "1"
