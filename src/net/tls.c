@@ -155,7 +155,8 @@ static bool control(struct net *net, struct conn *c, struct tls_conn *tc,
         tls_failed(net, c, tc, ERR_TLS_ALERT, NULL);
         return false;
     } else if (o->type == TLS_HANDSHAKE_MESSAGE && !tc->keys.v13) {
-        alert(net, c, tc, ALERT_NO_RENEGOTIATION);
+        if (!tc->out.len) /* who reads no answers gets no more of them */
+            alert(net, c, tc, ALERT_NO_RENEGOTIATION);
     } else if (o->type == TLS_HANDSHAKE_MESSAGE && n == 5 && memcmp(p, update, 4) == 0 &&
                p[4] <= 1) {
         tc->update_due |= p[4] == 1;
@@ -304,7 +305,7 @@ static bool batch_send(struct net *net, struct conn *c, struct tls_conn *tc, str
     struct slice parts[PARTS];
     size_t at = update_seal(t, tc);
     while (s->n && at + TLS_SEALED <= sizeof(t->sealed)) {
-        unsigned n_parts = source_take(s, TLS_PLAIN_MAX, parts);
+        unsigned n_parts = source_take(s, tc->most, parts);
         size_t n = n_parts
                        ? tls_seal(&t->ciphers, &tc->keys, TLS_DATA, parts, n_parts, t->sealed + at)
                        : 0;

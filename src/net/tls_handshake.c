@@ -100,10 +100,10 @@ static void on_secret(const SSL *ssl, const char *line)
     bool client = strncmp(line, "CLIENT_TRAFFIC_SECRET_0 ", 24) == 0;
     if (!client && strncmp(line, "SERVER_TRAFFIC_SECRET_0 ", 24) != 0)
         return;
-    size_t got = 0;
-    if (OPENSSL_hexstr2buf_ex(client ? keys->in.secret : keys->out.secret, sizeof(keys->in.secret),
-                              &got, line + 24 + 64 + 1, '\0') != 1)
-        ERR_clear_error(); /* the first record will not open */
+    uint8_t *secret = client ? keys->in.secret : keys->out.secret;
+    size_t n = sizeof(keys->in.secret), got = 0;
+    if (OPENSSL_hexstr2buf_ex(secret, n, &got, line + 24 + 64 + 1, '\0') != 1)
+        memset(secret, 0, n); /* tls_keys_derive takes none */
 }
 
 /* Counts records under the keys that the handshake ends with: 1.2, from ChangeCipherSpec; 1.3, from
@@ -159,10 +159,11 @@ void tls_slot_leave(struct net *net, struct tls_conn *tc)
 {
     struct tls *t = net->tls;
     list_remove(&tc->node);
-    if (tc->state != TLS_HANDSHAKE)
-        return;
-    metrics.tls_handshakes_active = --t->handshakes;
-    struct list *first = list_pop(&t->waiting);
+    if (tc->state == TLS_HANDSHAKE)
+        metrics.tls_handshakes_active = --t->handshakes;
+    /* Also if this one was waiting: it may have been called, and gone before it came. */
+    bool place = t->handshakes < t->limits.handshakes;
+    struct list *first = place ? list_pop(&t->waiting) : NULL;
     if (!first)
         return;
     struct conn *next = conn_get(net, CONTAINER_OF(first, struct tls_conn, node)->conn);
@@ -277,6 +278,8 @@ int tls_handshake(struct net *net, struct conn *c, struct tls_conn *tc)
     tc->state = TLS_OPEN;
     metrics.tls_handshakes_total++;
     metrics.tls_resumptions_total += SSL_session_reused(tc->ssl) == 1;
+    unsigned fragment = SSL_SESSION_get_max_fragment_length(SSL_get_session(tc->ssl));
+    tc->most = fragment && fragment <= 4 ? (uint16_t)(256 << fragment) : TLS_PLAIN_MAX;
     SSL_free(tc->ssl);
     tc->ssl = NULL;
     t->opened(t->owner, c);

@@ -28,6 +28,7 @@ struct tls_conn {
     struct buf in;  /* read from the socket, not yet taken */
     struct buf out; /* written, not yet taken by the socket */
     uint16_t clear; /* bytes at the front of `in` that are opened already */
+    uint16_t most;  /* bytes of data that a record of ours has: RFC 6066 4 */
     uint8_t state, listener;
     uint8_t odd;          /* records running that were no data */
     bool more;            /* `in` has what can be taken at once */

@@ -108,6 +108,13 @@ static bool keys_derive_12(struct tls_keys *keys, SSL *ssl)
     return ok;
 }
 
+/* Keys from a secret that OpenSSL did not tell would be everybody's. */
+static bool known(const struct tls_half *h)
+{
+    static const uint8_t none[sizeof(h->secret)];
+    return memcmp(h->secret, none, sizeof(none)) != 0;
+}
+
 bool tls_keys_derive(struct tls_keys *keys, SSL *ssl)
 {
     switch (SSL_CIPHER_get_cipher_nid(SSL_get_current_cipher(ssl))) {
@@ -126,7 +133,8 @@ bool tls_keys_derive(struct tls_keys *keys, SSL *ssl)
     keys->v13 = SSL_version(ssl) == TLS1_3_VERSION;
     if (!keys->v13)
         return keys_derive_12(keys, ssl);
-    return tls_half_derive(&keys->in, keys->suite) && tls_half_derive(&keys->out, keys->suite);
+    return known(&keys->in) && known(&keys->out) && tls_half_derive(&keys->in, keys->suite) &&
+           tls_half_derive(&keys->out, keys->suite);
 }
 
 /* ---- records ---- */
@@ -221,10 +229,10 @@ struct tls_opened tls_open(const struct tls_ciphers *c, struct tls_keys *keys, u
     if (!decrypt(c, keys, p, p + TLS_HEADER + before, o.data.n))
         return bad(ALERT_BAD_MAC);
     keys->in.seq++;
+    if (o.data.n > (size_t)TLS_PLAIN_MAX + keys->v13)
+        return bad(ALERT_OVERFLOW); /* padding is no exception (RFC 8446 5.4) */
     if (keys->v13 && !inner(&o))
         return bad(ALERT_UNEXPECTED);
-    if (o.data.n > TLS_PLAIN_MAX)
-        return bad(ALERT_OVERFLOW);
     o.state = TLS_RECORD_DONE;
     return o;
 }

@@ -107,8 +107,8 @@ class Tls(Raw):
 class Peer:
     """A client whose records go out as it is told: over memory, beside a plain socket."""
 
-    def __init__(self, port, version=None):
-        self.raw = Raw(port)
+    def __init__(self, port, version=None, mss=None):
+        self.raw = Raw(port, mss=mss, rcvbuf=mss and 4096)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context(version).wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
 

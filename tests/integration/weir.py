@@ -148,8 +148,10 @@ class Closed(AssertionError):
 class Raw:
     """A TCP connection that sends exactly what it is told to."""
 
-    def __init__(self, port, timeout=8.0, rcvbuf=None, source=None):
+    def __init__(self, port, timeout=8.0, rcvbuf=None, source=None, mss=None):
         self.sock = socket.socket()
+        if mss:  # of what comes: the other side's send buffer stays small with it
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
         if source:
             self.sock.bind((source, 0))
         if rcvbuf:
