@@ -184,11 +184,13 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
             refuse(fd, why, l->tls);
             continue;
         }
+        mem_spare(admin ? MEM_SPARE : 0);
         struct conn *c = conn_open(&gw->net, fd,
                                    admin      ? PROTOCOL_ADMIN
                                    : l->proxy ? PROTOCOL_PROXY
                                    : l->tls   ? PROTOCOL_TLS
                                               : PROTOCOL_HTTP);
+        mem_spare(0);
         if (!c) {
             peers_leave(&gw->peers, peer);
             continue;
@@ -525,6 +527,7 @@ enum err gateway_init(struct gateway *gw)
     gw->admin.ready = admin_ready;
     server_init(gw, &gw->http, PROTOCOL_HTTP);
     server_init(gw, &gw->admin, PROTOCOL_ADMIN);
+    gw->net.protocols[PROTOCOL_ADMIN].spare = MEM_SPARE;
     gw->admin.limits.body = (uint32_t)gw->config.admin.module_size;
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);

@@ -21,6 +21,7 @@ static struct {
     int64_t limit;
 } halves[2] = {{.limit = INT64_MAX}, {.limit = INT64_MAX}};
 static _Thread_local int64_t unsaid[2];
+static _Thread_local uint32_t spare;
 static _Thread_local int64_t most; /* of all but guests, since mem_trim_due */
 static uint64_t promised, base;    /* base: what is not of any kind */
 
@@ -46,10 +47,15 @@ static bool fits(int half, uint64_t n, int64_t limit)
     return n <= INT64_MAX / 2 && now + (int64_t)n <= limit;
 }
 
+void mem_spare(uint32_t n)
+{
+    spare = MIN(n, (uint32_t)MEM_SPARE);
+}
+
 bool mem_fits(enum mem_kind kind, uint64_t n)
 {
     int half = kind == MEM_GUEST;
-    return fits(half, n, halves[half].limit);
+    return fits(half, n, halves[half].limit + (half ? 0 : spare));
 }
 
 bool mem_could(enum mem_kind kind, uint64_t n)
@@ -132,6 +138,7 @@ bool mem_promise(uint64_t total, uint64_t process)
     if (total < base || (total - base) / 2 < HALF_MIN)
         return false;
     halves[0].limit = halves[1].limit = (int64_t)((total - base) / 2);
+    halves[0].limit -= MEM_SPARE;
     return true;
 }
 

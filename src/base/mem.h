@@ -24,6 +24,11 @@ void mem_free(void *p, size_t n);
 void *mem_alloc_as(enum mem_kind kind, size_t n) MUST_USE; /* the same, of another kind */
 void mem_free_as(enum mem_kind kind, void *p, size_t n);
 
+/* For a while, as for one call, this thread may have n bytes (at most MEM_SPARE) beyond its half:
+ * whoever looks why the rest is refused must get in. */
+enum { MEM_SPARE = 256 << 10 };
+void mem_spare(uint32_t n);
+
 /* Counts what is taken in other ways. false: it would be too much, and nothing is counted. */
 bool mem_take(enum mem_kind kind, uint64_t n) MUST_USE;
 void mem_give(enum mem_kind kind, uint64_t n);

@@ -287,7 +287,9 @@ static void feed(struct net *net, struct conn *c, size_t n)
     net->fed = 0;
     while (at < n && !stopped(c) && c->state == CONN_OPEN) {
         const struct conn_protocol *p = &net->protocols[c->protocol];
+        mem_spare(p->spare);
         size_t took = p->input(p->owner, c, net->receive + at, n - at);
+        mem_spare(0);
         ASSERT(took <= n - at);
         at += took;
         net->fed++;

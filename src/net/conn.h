@@ -38,6 +38,7 @@ enum conn_ready {
 struct conn_protocol {
     void *owner;
     uint32_t queue_max; /* bytes that the peer may leave unread */
+    uint32_t spare;     /* bytes beyond limits.memory, for its input */
     uint32_t resume_at; /* bytes: conn_pause_full ends when no more wait */
     /* What is written are whole frames, each in one write, whose lengths this tells. NULL: it is a
      * stream, and a peer that leaves too much unread is closed. */
