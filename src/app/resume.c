@@ -42,11 +42,12 @@ static json_t *state_json(const struct supervisor *s)
         if (l->pid)
             json_array_append_new(leaving, json_pack("[i, i]", (int)l->pid, l->control));
     }
-    return json_pack("{s:i, s:i, s:i, s:i, s:[i,i], s:i, s:i, s:i, s:b, s:o, s:o, s:o}", "format",
-                     RESUME_FORMAT, "yaml", v->yaml, "next", s->succession.next.yaml, "keys",
-                     v->keys, "log", s->log[0], s->log[1], "worker", (int)s->worker, "control",
-                     s->control, "restarts", (int)s->restarts, "answers", (int)v->changes.answers,
-                     "listeners", listeners, "modules", modules, "leaving", leaving);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:[i,i], s:i, s:i, s:i, s:b, s:o, s:o, s:o}",
+                     "format", RESUME_FORMAT, "slots", (int)s->slots, "yaml", v->yaml, "next",
+                     s->succession.next.yaml, "keys", v->keys, "log", s->log[0], s->log[1],
+                     "worker", (int)s->worker, "control", s->control, "restarts", (int)s->restarts,
+                     "answers", (int)v->changes.answers, "listeners", listeners, "modules", modules,
+                     "leaving", leaving);
 }
 
 /* What the next program finds open. */
@@ -186,6 +187,7 @@ static bool state_read(struct supervisor *s, const json_t *o)
     s->worker = number_of(o, "worker");
     s->control = number_of(o, "control");
     s->restarts = (uint32_t)number_of(o, "restarts");
+    s->slots = (uint32_t)number_of(o, "slots");
     s->now.changes.answers = json_is_true(json_object_get(o, "answers"));
     json_array_foreach(listeners, i, item)
         s->now.listeners[s->now.n_listeners++] = (int)json_integer_value(item);

@@ -422,8 +422,8 @@ static void transfer(struct supervisor *s)
 {
     struct succession *q = &s->succession;
     int pair[2];
-    uint32_t slots = (uint32_t)MAX(s->now.config.limits.connections,
-                                   q->next.config.limits.connections);
+    uint64_t most = MAX(s->now.config.limits.connections, q->next.config.limits.connections);
+    s->slots = MAX(s->slots, (uint32_t)most);
     if (sys_handover_pair(pair, TRANSFER_WAIT_MS) < 0) {
         fail_str(s, strerror(errno));
         return;
@@ -431,7 +431,7 @@ static void transfer(struct supervisor *s)
     q->state = SUCCESSION_TRANSFER;
     wheel_set(&s->loop.wheel, &q->timer, TRANSFER_MAX_MS);
     bool ok = control_send(s->control, CONTROL_GIVE, 0, "", pair[0]) &&
-              control_send(q->control, CONTROL_TAKE, slots + ADMIN_CONNECTIONS, "", pair[1]);
+              control_send(q->control, CONTROL_TAKE, s->slots + ADMIN_CONNECTIONS, "", pair[1]);
     sys_close(pair[0]);
     sys_close(pair[1]);
     if (!ok)

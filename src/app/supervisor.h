@@ -21,6 +21,7 @@ struct supervisor {
     int control;  /* -1: none */
     uint64_t started_ms;
     uint32_t restarts, backoff_ms;
+    uint32_t slots; /* that a connection may have: of the most that were ever allowed */
     bool served, ready, stopping; /* a worker did once; this one does */
     int status;
     char carry[LOG_CARRY]; /* the worker's output up to a line's end */

@@ -236,6 +236,25 @@ def test_limits(gate):
         ws.fails(1009)
 
 
+def test_a_lower_limit_stays_lower(gate):
+    """A connection whose place is beyond what is allowed by now goes over again and again."""
+    sockets = [gate.ws("/e") for _ in range(100)]
+    for ws in sockets[:-1]:
+        ws.send(close(1000))
+        ws.close_frame(1000)
+        ws.closed()
+    wait_for("they have gone", lambda: int(gate.metric("websockets_active")) == 1)
+    change(gate, limits={"connections": 1})
+    for _ in range(3):
+        reload(gate)
+        assert ask(sockets[-1], b"x") == b"x"
+    change(gate, limits={})
+    reload(gate)
+    with gate.ws("/e") as more:
+        assert ask(more, b"y") == ask(sockets[-1], b"y") == b"y"
+    sockets[-1].close()
+
+
 def test_listeners(gate):
     from weir import free_port, HOST
     more = free_port()
