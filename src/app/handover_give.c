@@ -94,6 +94,8 @@ static bool givable(const struct give *g, const struct conn *c)
         return false;
     if (c->protocol == PROTOCOL_WS)
         return g->routes[c->route];
+    if (c->protocol == PROTOCOL_PROXY)
+        return false; /* whether TLS follows is its listener's, whose number may be another there */
     return !c->detail && !c->peer_ended;
 }
 

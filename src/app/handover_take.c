@@ -231,7 +231,7 @@ static enum err conn_take(struct take *t)
     bool routed = ws && h->route < t->n_routes && t->routes[h->route] >= 0;
     if (fd < 0)
         return ERR_INVALID;
-    if (h->protocol > PROTOCOL_PROXY || h->id >> 32 >= t->slots || h->saved.n > NET_RECEIVE ||
+    if (h->protocol >= PROTOCOL_PROXY || h->id >> 32 >= t->slots || h->saved.n > NET_RECEIVE ||
         (ws && !routed) || h->begun > h->queue.n) {
         sys_close(fd);
         return ERR_INVALID;
@@ -242,8 +242,7 @@ static enum err conn_take(struct take *t)
     t->conns++;
     bool known = access_take(gw, c, h);
     if (!ws) {
-        if (!known || (h->protocol == PROTOCOL_ADMIN && !came_to_admin(gw, c->fd)) ||
-            (h->protocol == PROTOCOL_PROXY && !gw->proxied))
+        if (!known || (h->protocol == PROTOCOL_ADMIN && !came_to_admin(gw, c->fd)))
             conn_close(&gw->net, c, CLOSE_HANDOVER);
         else
             http_server_open(h->protocol == PROTOCOL_ADMIN ? &gw->admin : &gw->http, c);

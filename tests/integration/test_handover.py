@@ -1,5 +1,6 @@
 """A new worker takes over: reload of another configuration, upgrade of the program. Sockets, their ids, attachments, topics, halves of
 messages, queued output, keys and timers live on; what fails leaves the old worker in charge."""
+import contextlib
 import json
 import os
 import re
@@ -744,3 +745,20 @@ def test_tls_stays_until_it_is_drained(start, tmp_path):
             old.send(close(1012))
             wait_for("the old one has ended", lambda: proc_state(reload_begun) in ("", "Z", "X"))
             assert ask(new, b"x") == ask(plain, b"x") == b"x"
+
+
+def test_a_proxy_header_is_waited_for_by_who_accepted(start, tmp_path):
+    """Its listener says whether TLS follows, and has another number, or none, in the next worker."""
+    from test_tls import Peer, certify, with_tls
+    w = with_tls(start({"access": {"trusted": ["127.0.0.1"]}}, start=False), certify(tmp_path, "one", "localhost"))
+    w.config["listen"][1]["proxy_protocol"] = "yes"
+    w.file.write_text(json.dumps(w.config))
+    w.start()
+    before = w.metric("connections_active")
+    p = Peer(w.tls)
+    w.wait_metric("connections_active", lambda n: n > before)
+    change(w, drain="1s")
+    assert w.get("/api/v1/reload", admin=True, method="POST", body="").status == 200
+    with contextlib.suppress(OSError):  # closed, or served by the old worker
+        p.raw.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 443\r\n" + p.step())
+    assert p.raw.rest()[:1] in (b"", b"\x16")
