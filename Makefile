@@ -1,6 +1,6 @@
 # The front of the build: Meson and ninja for C, cargo for engine/. `make run` and `make test` do
 # every step that a fresh Debian 12 machine needs.
-.PHONY: run test build docs bench
+.PHONY: run test build docs bench image image-size
 
 PATH := $(PATH):$(HOME)/.cargo/bin
 export PATH
@@ -30,3 +30,10 @@ docs: build
 
 bench: build
 	bench/run
+
+# The container images, each with its size; BASE=IMAGE builds in that one (docs/DEPLOY.md).
+image: build
+	@deploy/image runtime full
+
+image-size: build
+	@deploy/image runtime

@@ -10,7 +10,7 @@
 #include "sys/sys.h"
 
 enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAGE = 2 };
-enum { REQUEST_MAX = 8 << 10 };
+enum { REQUEST_MAX = 8 << 10, HEALTH_MS = 2000 };
 
 const char *client_address = CLIENT_ADDRESS;
 
@@ -21,13 +21,13 @@ static json_t *fail(const char *what)
 }
 
 /* All that the gateway answers until it closes the connection. false: said. */
-static bool exchange(struct slice head, struct slice body, struct buf *answer)
+static bool exchange(struct slice head, struct slice body, uint32_t timeout_ms, struct buf *answer)
 {
     char host[64];
     uint16_t port;
     if (!config_address(client_address, host, &port))
         return fail("--admin is ADDRESS:PORT");
-    int fd = sys_connect(host, port, TIMEOUT_MS);
+    int fd = sys_connect(host, port, timeout_ms);
     if (fd < 0)
         return fail(strerror(-fd));
     /* Where not all of the body is taken, the answer says why. */
@@ -61,7 +61,7 @@ static json_t *ask(const char *method, const char *path, struct slice body)
                    method, path, token ? "Authorization: Bearer " : "", token ? token : "",
                    token ? "\r\n" : "", body.n))
         fail("the path or the token is too long");
-    else if (exchange(buf_slice(&request), body, &answer)) {
+    else if (exchange(buf_slice(&request), body, TIMEOUT_MS, &answer)) {
         const char *end = memmem(answer.p, answer.len, "\r\n\r\n", 4);
         size_t head = end ? (size_t)(end - (const char *)answer.p) + 4 : answer.len;
         if (buf_append(&answer, slice_of("", 1)) == ERR_NONE && end)
@@ -211,4 +211,22 @@ int client_publish(int argc, char **argv)
            json_integer_value(json_object_get(doc, "receivers")));
     json_decref(doc);
     return EXIT_SUCCESS;
+}
+
+/* With a short patience: while no worker serves, the system takes connections all the same. */
+int client_health(void)
+{
+    struct slice request = SLICE("GET /readyz HTTP/1.1\r\nHost: localhost\r\n"
+                                 "Connection: close\r\n\r\n");
+    struct slice ready = SLICE("HTTP/1.1 200 ");
+    struct buf answer;
+    buf_init(&answer, ANSWER_MAX);
+    bool answered = exchange(request, SLICE_NONE, HEALTH_MS, &answer);
+    bool ok = answered && answer.len > ready.n && memcmp(answer.p, ready.p, ready.n) == 0;
+    buf_done(&answer);
+    if (ok)
+        printf("ready\n");
+    else if (answered)
+        fail("not ready");
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -53,6 +53,12 @@ static int command_upgrade(const char *arg)
     return client_upgrade();
 }
 
+static int command_health(const char *arg)
+{
+    (void)arg;
+    return client_health();
+}
+
 static int command_rollback(const char *arg)
 {
     return *arg ? client_rollback(arg) : EXIT_USAGE;
@@ -88,6 +94,7 @@ static const struct command {
      command_reload, NULL},
     {"upgrade", "", "", "go on with the program as it is on disk now; as SIGUSR2 does",
      command_upgrade, NULL},
+    {"health", "", "", "whether a gateway serves: exit code 0, or 1", command_health, NULL},
     {"rollback", "NAME", "", "put the version of a module in force that was before",
      command_rollback, NULL},
     {"publish", "SPACE TOPIC TEXT", "", "send a message to all that are in a topic", NULL,
@@ -109,10 +116,8 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
-    fprintf(
-        to,
-        "modules, reload, upgrade, rollback and publish take --admin ADDR (default " CLIENT_ADDRESS
-        ")\n");
+    fprintf(to, "health, modules, reload, upgrade, rollback and publish take --admin ADDR "
+                "(default " CLIENT_ADDRESS ")\n");
     return status;
 }
 

@@ -280,6 +280,7 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
     else if (m.kind == CONTROL_READY) {
         s->served = s->ready = true;
         if (!s->stopping) {
+            sys_notify("READY=1");
             wheel_cancel(&s->loop.wheel, &s->kill);
             changes_worker(&s->now.changes, s->control);
             certificates_serve(&s->now.certificates);
@@ -346,6 +347,7 @@ static void stop_asked(struct supervisor *s)
         succession_kill(s);
     } else {
         s->stopping = true;
+        sys_notify("STOPPING=1");
         wheel_cancel(&s->loop.wheel, &s->restart);
         changes_stop(&s->now.changes);
         /* The worker closes its own: with these gone, who comes now is refused by the system. */
@@ -399,10 +401,22 @@ static void on_tickets(void *arg, struct timer *t)
     certificates_rotate(&s->now.certificates);
 }
 
+/* Tells the service manager that this loop turns, thrice as often as it wants to hear it. */
+static void watchdog(struct supervisor *s)
+{
+    uint32_t ms = sys_notify_watchdog_ms();
+    if (!ms)
+        return;
+    sys_notify("WATCHDOG=1"); /* one that is not taken is made good by the next */
+    wheel_set(&s->loop.wheel, &s->watchdog, MAX(ms / 3, 1u));
+}
+
 static void on_restart(void *arg, struct timer *t)
 {
     struct supervisor *s = arg;
-    if (t == &s->restart)
+    if (t == &s->watchdog)
+        watchdog(s);
+    else if (t == &s->restart)
         worker_start(s);
     else if (s->worker)
         sys_kill(s->worker, true); /* it did not drain, or get ready, in time */
@@ -479,7 +493,7 @@ int supervisor_serve(const char *file)
     loop_on(&s->loop, LOOP_RESTART, NULL, on_restart, s);
     loop_on(&s->loop, LOOP_HANDOVER, NULL, on_handover, s);
     succession_init(s);
-    s->restart.kind = s->kill.kind = LOOP_RESTART;
+    s->restart.kind = s->kill.kind = s->watchdog.kind = LOOP_RESTART;
     s->log_retry.kind = LOOP_LOG;
     sys_poller_add(s->loop.poller, s->signals, SYS_IN, loop_data(LOOP_SIGNAL, 0, 0));
     sys_poller_add(s->loop.poller, s->log[0], SYS_IN, loop_data(LOOP_LOG, 0, 0));
@@ -492,6 +506,7 @@ int supervisor_serve(const char *file)
         sys_poller_add(s->loop.poller, s->control, SYS_IN, loop_data(LOOP_CONTROL, 0, 0));
         succession_resume(s);
     }
+    watchdog(s);
     loop_run(&s->loop);
     return s->status;
 }

@@ -16,7 +16,7 @@ struct supervisor {
     struct service now;
     struct succession succession;
     int signals, log[2];
-    struct timer restart, kill, log_retry;
+    struct timer restart, kill, log_retry, watchdog;
     pid_t worker; /* 0: none */
     int control;  /* -1: none */
     uint64_t started_ms;

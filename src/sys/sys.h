@@ -146,6 +146,11 @@ void sys_signals_hold(void); /* those to reload and upgrade wait until they are 
 int sys_signals_open(void);
 enum sys_signal sys_signal_next(int fd);
 
+/* The service manager that started this process, as sd_notify(3) has it: READY=1, STOPPING=1,
+ * WATCHDOG=1. false: there is none, or it does not take it. */
+bool sys_notify(const char *text);
+uint32_t sys_notify_watchdog_ms(void); /* it wants to hear WATCHDOG=1 within that time; 0: never */
+
 /* Children. log and control become descriptors 2 and 3 of the child, -1: as ours, and none. */
 enum { SYS_CONTROL_FD = 3 };
 pid_t sys_spawn(const char *path, const char *const argv[], int log, int control);

@@ -1,10 +1,47 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "sys/sys.h"
+
+#ifdef WEIR_STATIC
+/* The C library's own look-ups load plugins of the very version that it was linked with, which a
+ * static program's machine need not have. So the files alone are asked. */
+static const struct passwd *user_look(const char *name, uint32_t uid)
+{
+    FILE *f = fopen("/etc/passwd", "re");
+    const struct passwd *p = NULL;
+    while (f && (p = fgetpwent(f)) && !(name ? strcmp(p->pw_name, name) == 0 : p->pw_uid == uid))
+        ;
+    if (f)
+        fclose(f);
+    return p;
+}
+
+static const struct group *group_look(const char *name)
+{
+    FILE *f = fopen("/etc/group", "re");
+    const struct group *g = NULL;
+    while (f && (g = fgetgrent(f)) && strcmp(g->gr_name, name) != 0)
+        ;
+    if (f)
+        fclose(f);
+    return g;
+}
+#else
+static const struct passwd *user_look(const char *name, uint32_t uid)
+{
+    return name ? getpwnam(name) : getpwuid(uid);
+}
+
+static const struct group *group_look(const char *name)
+{
+    return getgrnam(name);
+}
+#endif
 
 /* A number, as it is; false: text is no number of an id. */
 static bool id_read(const char *text, uint32_t *out)
@@ -26,20 +63,20 @@ bool sys_user_find(const char *user, const char *group, struct sys_user *out, ch
         snprintf(why, cap, "group: %s needs user: as well", group);
         return false;
     }
-    if (*user && !(p = getpwnam(user)) && !id_read(user, &found.uid)) {
+    if (*user && !(p = user_look(user, 0)) && !id_read(user, &found.uid)) {
         snprintf(why, cap,
                  "user: there is no user %s; make one (useradd --system %s), or name another", user,
                  user);
         return false;
     }
-    p = *user && !p ? getpwuid(found.uid) : p;
+    p = *user && !p ? user_look(NULL, found.uid) : p;
     if (p)
         found = (struct sys_user){.uid = p->pw_uid, .gid = p->pw_gid};
     if (*user && !p && !*group) {
         snprintf(why, cap, "user: %s has no group of its own here; add group:", user);
         return false;
     }
-    if (*group && !(g = getgrnam(group)) && !id_read(group, &found.gid)) {
+    if (*group && !(g = group_look(group)) && !id_read(group, &found.gid)) {
         snprintf(why, cap,
                  "group: there is no group %s; make one (groupadd --system %s), or name another",
                  group, group);
