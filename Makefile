@@ -32,8 +32,10 @@ bench: build
 	bench/run
 
 # The container images, each with its size; BASE=IMAGE builds in that one (docs/DEPLOY.md).
-image: build
+image:
+	@scripts/setup test >&2
 	@deploy/image runtime full
 
-image-size: build
+image-size:
+	@scripts/setup test >&2
 	@deploy/image runtime
