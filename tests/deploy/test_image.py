@@ -1,5 +1,6 @@
 """The images of deploy/Dockerfile: built as `make image` builds them, and started by podman."""
 import json
+import os
 import pathlib
 import re
 import resource
@@ -16,6 +17,8 @@ from weir import HOST, ROOT, TEXT, Raw, frame, free_port, wait_for  # noqa: E402
 # Where processes may not raise their limits, podman's defaults are too high to be set.
 LIMITS = {"nofile": min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]), "nproc": 4096}
 MUST_MB = 8.0
+if subprocess.run(["buildah", "info"], capture_output=True).returncode:
+    os.environ["STORAGE_DRIVER"] = "vfs"  # as deploy/image does
 RUNTIME = {"/usr/bin/weir", "/etc/weir/weir.yaml", "/etc/weir/modules/add.cwasm",
            "/etc/weir/modules/echo.cwasm", "/etc/weir/modules/hello.cwasm"}
 FULL = {"/usr/bin/weirc", "/etc/weir/modules/add.wat", "/etc/weir/modules/echo.wasm",
@@ -144,6 +147,23 @@ def test_runtime_has_no_compiler_and_says_what_to_do(images, own):
                   "localhost/weir:runtime", "check", "/own/weir.yaml", check=False)
     assert done.returncode == 1
     assert "weir.yaml:" in done.stderr and ".cwasm" in done.stderr, done.stderr
+
+
+def test_users_of_a_static_program_are_those_of_its_files(run, images, own, tmp_path):
+    text = (ROOT / "deploy/weir.yaml").read_text() + "user: visitor\n"
+    port, admin, file = own(text, "/etc/weir")
+    (tmp_path / "passwd").write_text("root:x:0:0::/:/\n# no user\nvisitor:x:4242:4343::/:/\n")
+    file.parent.chmod(0o755)
+    own_files = ["--user", "0:0", "-v", f"{tmp_path}:/own:ro", "-v",
+                 f"{tmp_path / 'passwd'}:/etc/passwd:ro", "--network", "host"]
+    name = run("runtime", *own_files, args=("serve", "/own/weir.yaml"))
+    wait_for("it serves", lambda: podman("exec", name, "/usr/bin/weir", "health", "--admin",
+                                         f"{HOST}:{admin}", check=False).returncode == 0, 15, 0.2)
+    ready = [x for x in logs(name) if x["event"] == "worker_ready"]
+    assert [(x["uid"], x["gid"]) for x in ready] == [(4242, 4343)]
+    (tmp_path / "passwd").write_text("root:x:0:0::/:/\n")
+    done = podman("exec", name, "/usr/bin/weir", "check", "/own/weir.yaml", check=False)
+    assert done.returncode == 1 and "there is no user visitor" in done.stderr + done.stdout, done
 
 
 def test_full_compiles_what_it_serves(run, images):
