@@ -7,11 +7,12 @@ import select
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 
-from weir import (HOST, ROOT, TEXT, Closed, Raw, Weir, accept_key, children, close, frame, free_port,
-                  guest, handshake, proc_state, wait_for)
+from weir import (CLOSE, HOST, PING, PONG, ROOT, TEXT, Closed, Raw, Weir, accept_key, children, close,
+                  frame, free_port, guest, handshake, proc_state, wait_for)
 
 CONFIG = {
     "log_level": "debug",
@@ -25,7 +26,7 @@ SOCKETS = 2000
 
 
 class Nginx:
-    def __init__(self, folder, gateways):
+    def __init__(self, folder, gateways, *replaced):
         self.port = free_port()
         self.folder, self.file = folder, folder / "nginx.conf"
         text = (ROOT / "deploy" / "nginx.conf").read_text()
@@ -39,7 +40,8 @@ class Nginx:
                          ("server 127.0.0.1:8081 ", f"server {HOST}:{gateways[1].port} "),
                          ("    access_log off;", "    access_log off;\n" + "".join(
                              f"    {x}_temp_path {folder}/{x};\n" for x in
-                             ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")))):
+                             ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))),
+                         *replaced):
             assert text.count(old) == 1, old
             text = text.replace(old, new)
         self.file.write_text(text)
@@ -156,6 +158,45 @@ def test_2000_sockets(nginx, gateways):
         for c in clients:
             c.close()
     assert not re.search(r"\[(alert|crit|emerg)\]", nginx.errors()), nginx.errors()
+
+
+def seconds(text, name):
+    found = re.findall(rf"\b{name}\W+(\d+)s\b", text)
+    assert len(found) == 1, (name, found)
+    return int(found[0])
+
+
+def test_pings_keep_an_idle_socket_and_who_is_gone_is_cut(tmp_path_factory, tmp_path, cache, _running):
+    """Everything ten times as fast as in the file, whose proportions are looked at as well."""
+    conf = (ROOT / "deploy" / "nginx.conf").read_text()
+    rows = dict(re.findall(r"CFG\((interval|evict|idle_timeout), DURATION, \"(\d+)s\"",
+                           (ROOT / "src/tbl/config.def").read_text()))
+    read, send = seconds(conf, "proxy_read_timeout"), seconds(conf, "proxy_send_timeout")
+    assert min(read, send) > 2 * int(rows["interval"]) and min(read, send) > int(rows["evict"])
+    assert seconds(conf, "keepalive_timeout") < int(rows["idle_timeout"])
+    config = {**CONFIG, "heartbeat": {"interval": "1500ms", "timeout": "1s", "evict": "2500ms"}}
+    both = [Weir(tmp_path_factory.mktemp("weir"), cache, config, start=False) for _ in range(2)]
+    _running.extend(both)
+    for w in both:
+        w.start()
+    nginx = Nginx(tmp_path, both, *((f"{x}_timeout {read}s", f"{x}_timeout {read // 10}s")
+                                    for x in ("proxy_read", "proxy_send")))
+    try:
+        with nginx.raw().upgrade("/echo") as here, nginx.raw().upgrade("/echo") as gone:
+            end = time.monotonic() + read // 10 + 2
+            while time.monotonic() < end:  # says nothing but pongs
+                f = here.frame()
+                assert f.opcode == PING, f
+                here.send(frame(PONG, f.payload))
+            assert here.send(frame(TEXT, "on")).message() == (TEXT, b"on")
+            f = gone.frame()
+            while f.opcode == PING:
+                f = gone.frame()
+            assert f.opcode == CLOSE and f.payload[:2] == (4001).to_bytes(2, "big"), f
+    finally:
+        nginx.stop()
+        for w in both:
+            w.stop()
 
 
 def test_a_gateway_leaves_without_an_error_to_anybody(nginx, gateways):
