@@ -56,6 +56,28 @@ def test_a_new_worker_is_told_as_well(start, tmp_path):
     assert manager.wait("READY=1") == ["READY=1"]
 
 
+def test_an_upgrade_stays_the_service_that_it_was(start, tmp_path):
+    manager = Manager(str(tmp_path / "notify"))
+    w = start(CONFIG, start=False, env={"NOTIFY_SOCKET": str(tmp_path / "notify"),
+                                        "WATCHDOG_USEC": "300000"})
+    w.start(ready=False)
+    manager.wait("READY=1")
+    main, worker = w.supervisor, w.worker_pid()
+    done = run_cli("upgrade", "--admin", f"{HOST}:{w.admin}")
+    assert done.returncode == 0, done.stderr
+    wait_for("another worker serves", lambda: worker not in w.worker_pids(), timeout=10)
+    manager.sock.setblocking(False)
+    while True:  # what was said before
+        try:
+            assert manager.sock.recv(4096) in (b"WATCHDOG=1", b"READY=1")
+        except BlockingIOError:
+            break
+    manager.sock.settimeout(10)
+    manager.wait("WATCHDOG=1")
+    assert w.supervisor == main and w.proc.poll() is None
+    assert w.exec("add", "[2.5,3.7]") == "6.2"
+
+
 def test_a_watchdog_of_another_process_is_none_of_ours(start, tmp_path):
     manager = Manager(str(tmp_path / "notify"))
     w = start(CONFIG, env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000",
