@@ -164,3 +164,15 @@ def test_records_as_short_as_was_agreed(w, version, n):
     out = s_client(w, version, "-crlf", "-maxfraglen", str(n), say=[(request + b"\n") * 30 + request + b"Connection: close\n\n"],
                    until=b"onnection: close")
     assert out.count(b"404 Not Found") == 31
+
+
+@pytest.mark.parametrize("suite", ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"])
+@pytest.mark.parametrize("groups", ["X25519", "P-521:P-384"], ids=["", "retried"])  # HelloRetryRequest
+def test_first_records_of_each_suite(w, tmp_path, suite, groups):
+    """OpenSSL opens a record only under the number that is its turn: neither side counts wrong, with a ticket or without."""
+    session = tmp_path / "session"
+    args = ["-tls1_3", "-crlf", "-ciphersuites", suite, "-groups", groups]
+    say = [b"GET /nothing HTTP/1.1\nHost: localhost\nConnection: close\n\n"]
+    s_client(w, *args, "-sess_out", str(session), say=say, until=b"404 Not Found")
+    out = s_client(w, *args, "-sess_in", str(session), say=say, until=b"404 Not Found")
+    assert b"Reused, TLSv1.3, Cipher is " + suite.encode() in out

@@ -206,6 +206,12 @@ static void padding_is_taken_off(void **state)
     assert_int_equal(o.state, TLS_RECORD_DONE);
     assert_int_equal(o.type, TLS_DATA);
     assert_int_equal(o.data.n, 1);
+    /* It counts: 2^14 bytes and the type, no more. */
+    static const uint8_t most[TLS_PLAIN_MAX + 1] = {'x', 23};
+    n = seal(&k, (enum tls_type)0, most, TLS_PLAIN_MAX);
+    assert_int_equal(tls_open(&ciphers, &k, wire, n).data.n, 1);
+    n = seal(&k, (enum tls_type)0, most, sizeof(most));
+    assert_int_equal(tls_open(&ciphers, &k, wire, n).alert, 22);
     /* All zeros: there is no type. */
     n = seal(&k, (enum tls_type)0, padded + 2, 4);
     assert_int_equal(tls_open(&ciphers, &k, wire, n).state, TLS_RECORD_BAD);
