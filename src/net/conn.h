@@ -206,11 +206,6 @@ static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL:
     return c && c->state == CONN_OPEN ? c : NULL;
 }
 
-static inline bool conn_is_tls(const struct conn *c)
-{
-    return c->tls;
-}
-
 /* drained() is called once, when less than a quarter of queue_max waits. */
 static inline void conn_watch(struct conn *c)
 {
