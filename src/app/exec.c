@@ -1,12 +1,12 @@
 /* POST /api/exec/{module}[/{function}]: a JSON array of numbers in, JSON out. */
 #include <float.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "app/gateway.h"
+#include "app/json.h"
 
 static const char *const kind_names[] = {"i32", "i64", "f32", "f64"};
 
@@ -196,15 +196,15 @@ static enum err arguments_of(const struct http_exchange *ex, const struct guest_
 {
     json_error_t error;
     size_t flags = JSON_DECODE_ANY | JSON_REJECT_DUPLICATES | (ints ? 0 : JSON_DECODE_INT_AS_REAL);
-    json_t *root = json_loadb((const char *)ex->body.p, ex->body.n, flags, &error);
-    if (!root) {
+    json_t *root;
+    enum err e = json_read(ex->body, flags, &root, &error);
+    if (e == ERR_NO_MEMORY)
+        return e;
+    if (e) {
         snprintf(detail, 640, "%.300s at byte %d",
                  ex->body.n ? error.text : "the body is empty; send a JSON array", error.position);
         /* JSON, but with a number that no type of WebAssembly holds. */
-        enum json_error_code code = json_error_code(&error);
-        return code == json_error_numeric_overflow ? ERR_EXEC_ARGUMENTS
-               : code == json_error_unknown        ? ERR_NO_MEMORY /* which is all it says then */
-                                                   : ERR_EXEC_JSON;
+        return json_error_code(&error) == json_error_numeric_overflow ? ERR_EXEC_ARGUMENTS : e;
     }
     bool ok = json_is_array(root) && json_array_size(root) == f->n_args;
     for (size_t i = 0; ok && i < f->n_args; i++)

@@ -1,9 +1,9 @@
 /* /api/v1/topics and /api/v1/publish: who is in which topic, and messages of back-ends to all of
  * one. */
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 
+#include "app/json.h"
 #include "app/loops.h"
 
 enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, NAME_MOST = 2048, PAGE_BYTES = 16 << 20 };
@@ -343,12 +343,16 @@ static enum err publish_request(struct gateway *gw, struct conn *c, const struct
         return ERR_CONTENT_CODING;
     if (ex->body.n > 6 * gw->config.limits.message + 4096) /* each byte of it as \u00xx */
         return ERR_WS_MESSAGE_SIZE;
-    json_t *doc = json_loadb(ex->body.n ? (const char *)ex->body.p : "", ex->body.n,
-                             JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
-    if (!doc)
-        return ERR_EXEC_JSON;
-    *detail = publish_read(doc, gw->config.limits.message, &p);
-    enum err e = *detail ? ERR_PUBLISH : publish(gw, &p, &receivers);
+    json_t *doc = NULL;
+    json_error_t where;
+    enum err e = json_read(ex->body, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &doc, &where);
+    *detail = e ? NULL : publish_read(doc, gw->config.limits.message, &p);
+    if (!e && p.own_n && !p.own) {
+        e = ERR_NO_MEMORY; /* nothing is wrong with it: it may be tried again */
+        *detail = NULL;
+    }
+    if (!e)
+        e = *detail ? ERR_PUBLISH : publish(gw, &p, &receivers);
     mem_free(p.own, p.own_n);
     json_decref(doc);
     if (!e)

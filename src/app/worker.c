@@ -1,12 +1,12 @@
 #include "app/worker.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "app/control.h"
+#include "app/json.h"
 #include "app/loops.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -194,22 +194,6 @@ static void foresee(void)
     json_object_seed(seed | 1); /* else from /dev/urandom */
 }
 
-/* jansson's memory counts as ours: a size is kept in front of each piece. */
-static void *counted_alloc(size_t n)
-{
-    size_t *p = n < SIZE_MAX - 16 ? mem_alloc(n + 16) : NULL;
-    if (!p)
-        return NULL;
-    *p = n + 16;
-    return (char *)p + 16;
-}
-
-static void counted_free(void *p)
-{
-    size_t *head = p ? (void *)((char *)p - 16) : NULL;
-    mem_free(head, head ? *head : 0);
-}
-
 /* What is there now is measured, and all that comes is counted. false: it is too much already. */
 static bool promise(const struct gateway *gw)
 {
@@ -302,7 +286,7 @@ int worker_main(void)
         return EXIT_FAILURE;
     int signals = sys_signals_open();
     bool stop = false;
-    json_set_alloc_funcs(counted_alloc, counted_free);
+    json_init();
     if (!prepare(gw, &stop) || signals < 0)
         return stop ? EXIT_SUCCESS : EXIT_FAILURE;
     loop_on(&gw->loop, LOOP_CONTROL, on_control, NULL, gw);

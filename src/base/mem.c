@@ -124,6 +124,14 @@ void *mem_alloc(size_t n)
     return mem_alloc_as(MEM_BUFFER, n);
 }
 
+void *mem_alloc_foreseen(size_t n)
+{
+    void *p = malloc(n);
+    ASSERT(p);
+    count(MEM_BUFFER, (int64_t)n);
+    return p;
+}
+
 void mem_free(void *p, size_t n)
 {
     mem_free_as(MEM_BUFFER, p, n);

@@ -20,6 +20,7 @@ enum mem_kind {
 
 /* Plain memory whose size its owner remembers. NULL: none is left, or not for this. */
 void *mem_alloc(size_t n) MUST_USE;
+void *mem_alloc_foreseen(size_t n); /* of what mem_fits said there is room for: never NULL */
 void mem_free(void *p, size_t n);
 void *mem_alloc_as(enum mem_kind kind, size_t n) MUST_USE; /* the same, of another kind */
 void mem_free_as(enum mem_kind kind, void *p, size_t n);

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from weir import TEXT, WEIR_BIN, Frame, children, frame, guest, problem, refuses_to_serve, wait_for
+from weir import TEXT, WEIR_BIN, Closed, Frame, children, frame, guest, problem, refuses_to_serve, wait_for
 
 MODULES = {
     "echo": guest("echo"),
@@ -268,3 +268,19 @@ def test_a_module_with_a_table_begins_where_one_without_does(start, tmp_path):
     w = start(config)
     w.exec("grow/memory", "[]")
     assert w.exec("tabled/one", "[]") == "1"
+
+
+def test_a_publication_without_memory_is_no_mistake_of_its_sender(promise):
+    """While all memory is taken, what is right is refused so that it is tried again; afterwards it is taken."""
+    doc = json.dumps({"topic": "t", "text": "x" * (300 << 10)}).encode()
+    held, seen = [], set()
+    for _ in range(60):
+        with contextlib.suppress(OSError):
+            held.append(upload(promise.w, 150 << 10))
+        with contextlib.suppress(Closed):
+            seen.add(promise.w.get("/api/v1/publish", admin=True, method="POST", body=doc).status)
+    assert seen == {200, 503}, seen
+    for c in held:
+        c.close()
+    recovers(promise)
+    assert promise.w.get("/api/v1/publish", admin=True, method="POST", body=doc).status == 200
