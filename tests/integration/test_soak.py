@@ -255,7 +255,7 @@ def settled(w):
 @pytest.mark.parametrize("edge", [False, True], ids=["room", "edge"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_is_left(start, workers, edge):
-    """edge: limits.memory is so little that something is refused all the time."""
+    """edge: limits.memory is so little that what guests need is refused, or waits."""
     w = start(config(workers), start=False)
     w.config["listen"].append({"address": f"{HOST}:{PROXY_PORT}", "proxy_protocol": "yes"})
 
@@ -281,5 +281,4 @@ def test_nothing_is_left(start, workers, edge):
     if not sanitized(w):
         assert last[3] <= first[3] + PSS, seen
     assert w.metric("slow_closed_total") and w.metric("frames_dropped_total")
-    assert not edge or w.metric("memory_refused_total") or w.metric("connections_refused_total")
     w.check()
