@@ -18,7 +18,7 @@ from weir import (BINARY, CONTINUATION, HOST, PING, PONG, TEXT, Closed, Frame, c
                   wait_for)
 
 SEED, ROUNDS, ROUND_S, PEERS = 20, 3, 2, 60
-EDGE, WARM, PSS = 3 << 20, 512 << 10, 4 << 20
+EDGE, WARM, PSS = 4 << 20, 512 << 10, 4 << 20
 MESSAGE = 16 << 10
 PROXY_PORT = free_port()
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
