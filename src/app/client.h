@@ -7,7 +7,7 @@ extern const char *client_address;
 
 /* Exit statuses: 0, or 1 with the reason on standard error. */
 int client_modules(int argc, char **argv); /* lists them, or puts or removes one; 2: usage */
-int client_health(void); /* whether it serves */
+int client_health(void);                   /* whether it serves */
 int client_reload(void);
 int client_publish(int argc, char **argv); /* SPACE TOPIC TEXT */
 int client_upgrade(void);
