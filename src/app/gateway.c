@@ -500,12 +500,14 @@ static enum err states_init(struct gateway *gw)
 enum err gateway_init(struct gateway *gw)
 {
     const struct config_limits *l = &gw->config.limits;
-    struct net_limits limits = {.connections = (uint32_t)l->connections + ADMIN_CONNECTIONS,
-                                .linger_ms = (uint32_t)l->close_timeout,
-                                .send_ms = (uint32_t)l->send_timeout,
-                                .slow_ms = (uint32_t)l->slow_timeout,
-                                .queues = MAX(loops_share(&gw->config, l->queues),
-                                              l->send_queue + output_max(&gw->config))};
+    struct net_limits limits = {
+        .connections = (uint32_t)l->connections + ADMIN_CONNECTIONS,
+        .linger_ms = (uint32_t)l->close_timeout,
+        .send_ms = (uint32_t)l->send_timeout,
+        .slow_ms = (uint32_t)l->slow_timeout,
+        /* Of several loops each has room for one answer. */
+        .queues = MIN(l->queues, MAX(loops_share(&gw->config, l->queues),
+                                     l->send_queue + output_max(&gw->config)))};
     struct guest_limits guest_limits;
     enum err e = loop_init(&gw->loop);
     if (e)
