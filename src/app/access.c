@@ -35,6 +35,14 @@ enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer)
     return *peer ? ERR_NONE : ERR_PEER_CONNECTIONS;
 }
 
+bool access_admin(const struct gateway *gw, int fd)
+{
+    const struct config_admin *a = &gw->config.admin;
+    struct address peer;
+    return !a->n_allow || a->address[0] == 'u' || /* unix: whom its file lets in */
+           (sys_peer(fd, &peer) == 0 && address_in(&peer, a->allow, a->n_allow));
+}
+
 static bool address_of(const struct gateway *gw, const struct conn *c, struct address *out)
 {
     if (c->fd < 0)
@@ -148,7 +156,7 @@ bool access_client(const struct gateway *gw, const struct conn *c, const struct 
     struct slice rest = SLICE("");
     if (!address_of(gw, c, out))
         return false;
-    for (uint32_t i = a->n_trusted ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
+    for (uint32_t i = a->n_trusted && ex ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
         const struct http_field *f = &ex->req.fields[i];
         if (slice_eq_nocase(http_span_slice(ex->head, f->name), SLICE("x-forwarded-for")))
             rest = address_forwarded(http_span_slice(ex->head, f->value), a->trusted, a->n_trusted,

@@ -4,11 +4,12 @@
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
  * name of its own that resolves to loopback (DNS rebinding). */
-static bool host_allowed(struct slice host)
+static bool host_allowed(const struct config_admin *a, struct slice host)
 {
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        struct slice name = slice_str(names[i]);
+    for (size_t i = 0; i < ARRAY_LEN(names) + a->n_hosts; i++) {
+        bool own = i < ARRAY_LEN(names);
+        struct slice name = slice_str(own ? names[i] : a->hosts[i - ARRAY_LEN(names)]);
         if (host.n >= name.n && slice_eq_nocase(slice_of(host.p, name.n), name) &&
             (host.n == name.n || host.p[name.n] == ':'))
             return true;
@@ -93,7 +94,7 @@ static enum err access_check(const struct gateway *gw, const struct http_exchang
                              bool health)
 {
     struct slice token = slice_str(gw->config.admin.token);
-    bool loopback = true, own = host_allowed(http_span_slice(ex->head, ex->req.host));
+    bool loopback = true, own = host_allowed(&gw->config.admin, http_span_slice(ex->head, ex->req.host));
     config_listenable(gw->config.admin.address, &loopback);
     if (token.n && token_right(ex, token))
         return ERR_NONE; /* which no page has */
@@ -117,7 +118,8 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
         http_exchange_fail(
             &gw->admin, c, e,
             e == ERR_UNAUTHORIZED ? SLICE("WWW-Authenticate: Bearer\r\n") : SLICE_NONE, SLICE_NONE);
-    else if (is_api && topics_request(gw, c, ex, rest))
+    else if (is_api && (topics_request(gw, c, ex, rest) || conns_request(gw, c, ex, rest) ||
+                        log_request(gw, c, ex, rest)))
         return;
     else if (is_api)
         modules_request(gw, c, ex, rest);

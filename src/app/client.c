@@ -10,7 +10,7 @@
 #include "sys/sys.h"
 
 enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAGE = 2 };
-enum { REQUEST_MAX = 8 << 10, HEALTH_MS = 2000 };
+enum { REQUEST_MAX = 8 << 10, HEALTH_MS = 2000, TAIL_MS = 500 };
 
 const char *client_address = CLIENT_ADDRESS;
 
@@ -26,7 +26,7 @@ static bool exchange(struct slice head, struct slice body, uint32_t timeout_ms, 
     char host[64];
     uint16_t port;
     if (!config_address(client_address, host, &port))
-        return fail("--admin is ADDRESS:PORT");
+        return fail("--admin is ADDRESS:PORT or unix:/PATH");
     int fd = sys_connect(host, port, timeout_ms);
     if (fd < 0)
         return fail(strerror(-fd));
@@ -46,38 +46,56 @@ static bool exchange(struct slice head, struct slice body, uint32_t timeout_ms, 
     return true;
 }
 
-/* The document of a 200; NULL: said. WEIR_TOKEN is the gateway's admin.token. */
-static json_t *ask(const char *method, const char *path, struct slice body)
+/* The status of the answer, whose body ends with a NUL and begins at *body; 0: said. WEIR_TOKEN is
+ * the gateway's admin.token. */
+static unsigned call(const char *method, const char *path, struct slice body, struct buf *answer,
+                     const char **text)
 {
     const char *token = getenv("WEIR_TOKEN");
-    struct buf request, answer;
+    struct buf request;
     unsigned status = 0;
-    json_t *doc = NULL;
-    buf_init(&answer, ANSWER_MAX);
     buf_init(&request, REQUEST_MAX);
     if (buf_printf(&request,
                    "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                    "%s%s%sContent-Length: %zu\r\n\r\n",
                    method, path, token ? "Authorization: Bearer " : "", token ? token : "",
-                   token ? "\r\n" : "", body.n))
+                   token ? "\r\n" : "", body.n)) {
         fail("the path or the token is too long");
-    else if (exchange(buf_slice(&request), body, TIMEOUT_MS, &answer)) {
-        const char *end = memmem(answer.p, answer.len, "\r\n\r\n", 4);
-        size_t head = end ? (size_t)(end - (const char *)answer.p) + 4 : answer.len;
-        if (buf_append(&answer, slice_of("", 1)) == ERR_NONE && end)
-            (void)sscanf((const char *)answer.p, "HTTP/1.1 %u ", &status);
-        doc = json_loadb((const char *)answer.p + head, answer.len - head, JSON_DISABLE_EOF_CHECK,
-                         NULL);
-        if (!doc)
-            fail("it answered what is no JSON");
+    } else if (exchange(buf_slice(&request), body, TIMEOUT_MS, answer)) {
+        const char *end = memmem(answer->p, answer->len, "\r\n\r\n", 4);
+        size_t head = end ? (size_t)(end - (const char *)answer->p) + 4 : 0;
+        if (buf_append(answer, slice_of("", 1)) == ERR_NONE && end)
+            (void)sscanf((const char *)answer->p, "HTTP/1.1 %u ", &status);
+        *text = (const char *)answer->p + head;
+        if (!status)
+            fail("it answered what is no HTTP");
     }
+    buf_done(&request);
+    return status;
+}
+
+/* The document of a 200; NULL: said. */
+static json_t *document(unsigned status, const char *text)
+{
+    json_t *doc = status ? json_loads(text, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+    if (status && !doc)
+        fail("it answered what is no JSON");
     if (doc && status != 200) {
         const char *detail = json_string_value(json_object_get(doc, "detail"));
         fail(detail ? detail : "it refused");
         json_decref(doc);
         doc = NULL;
     }
-    buf_done(&request);
+    return doc;
+}
+
+static json_t *ask(const char *method, const char *path, struct slice body)
+{
+    const char *text = "";
+    struct buf answer;
+    buf_init(&answer, ANSWER_MAX);
+    unsigned status = call(method, path, body, &answer, &text);
+    json_t *doc = document(status, text);
     buf_done(&answer);
     return doc;
 }
@@ -229,4 +247,120 @@ int client_health(void)
     else if (answered)
         fail("not ready");
     return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* ---- connections and the log ---- */
+
+static json_int_t whole(const json_t *o, const char *key)
+{
+    return json_integer_value(json_object_get(o, key));
+}
+
+static void print_conn(const json_t *c)
+{
+    const char *marks = json_is_true(json_object_get(c, "demoted"))   ? "demoted"
+                        : json_is_true(json_object_get(c, "suspect")) ? "suspect"
+                                                                      : text(c, "state");
+    printf("%-16s %-21s %-9s %-7s %9" JSON_INTEGER_FORMAT " %6" JSON_INTEGER_FORMAT
+           " %9" JSON_INTEGER_FORMAT "  %s  %s\n",
+           text(c, "id"), text(c, "peer"), text(c, "protocol"), marks, whole(c, "queued_bytes"),
+           whole(c, "topics"), whole(c, "heard_ms_ago"), text(c, "route"), text(c, "module"));
+}
+
+int client_conns(int argc, char **argv)
+{
+    char path[64] = "connections?limit=1000", *cursor = path + strlen(path);
+    bool more = true;
+    (void)argv;
+    if (argc)
+        return EXIT_USAGE;
+    printf("%-16s %-21s %-9s %-7s %9s %6s %9s  %s  %s\n", "ID", "PEER", "PROTOCOL", "STATE",
+           "QUEUED", "TOPICS", "HEARD MS", "ROUTE", "MODULE");
+    while (more) {
+        json_t *doc = ask("GET", path, SLICE_NONE);
+        const json_t *c;
+        size_t i;
+        if (!doc)
+            return EXIT_FAILURE;
+        json_array_foreach(json_object_get(doc, "connections"), i, c) print_conn(c);
+        more = json_is_string(json_object_get(doc, "next"));
+        snprintf(cursor, sizeof(path) - (size_t)(cursor - path), "&cursor=%.16s", text(doc, "next"));
+        json_decref(doc);
+    }
+    return EXIT_SUCCESS;
+}
+
+int client_kick(int argc, char **argv)
+{
+    char path[64], body[32] = "";
+    bool digits = argc == 2 && strlen(argv[1]) == 4 && strspn(argv[1], "0123456789") == 4;
+    if (argc < 1 || (argc != 1 && !digits) || strlen(argv[0]) != 16 ||
+        strspn(argv[0], "0123456789abcdef") != 16) {
+        fprintf(stderr, "usage: weir kick ID [CODE]; `weir conns` lists ids\n");
+        return EXIT_USAGE;
+    }
+    snprintf(path, sizeof(path), "connections/%s/close", argv[0]);
+    if (digits)
+        snprintf(body, sizeof(body), "{\"code\":%u}", (unsigned)atoi(argv[1]));
+    json_t *doc = ask("POST", path, slice_str(body));
+    if (!doc)
+        return EXIT_FAILURE;
+    printf("%s: closed\n", argv[0]);
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}
+
+int client_log_level(int argc, char **argv)
+{
+    char path[64] = "log";
+    if (argc > 1 || (argc && strspn(argv[0], "abcdefghijklmnopqrstuvwxyz") != strlen(argv[0])))
+        return EXIT_USAGE;
+    if (argc)
+        snprintf(path, sizeof(path), "log?level=%.16s", argv[0]);
+    json_t *doc = ask(argc ? "PUT" : "GET", path, SLICE_NONE);
+    if (!doc)
+        return EXIT_FAILURE;
+    printf("%s\n", text(doc, "level"));
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}
+
+/* Prints the lines of server-sent events; the id of the last one is *after. */
+static void print_events(const char *p, uint64_t *after)
+{
+    while (*p) {
+        const char *end = strchr(p, '\n');
+        size_t n = end ? (size_t)(end - p) : strlen(p);
+        if (strncmp(p, "id: ", 4) == 0)
+            *after = strtoull(p + 4, NULL, 10);
+        else if (strncmp(p, "data: {}", 8) == 0)
+            fprintf(stderr, "%s: lines were missed here\n", client_address);
+        else if (strncmp(p, "data: ", 6) == 0)
+            printf("%.*s\n", (int)(n - 6), p + 6);
+        p += n + (end != NULL);
+    }
+    fflush(stdout);
+}
+
+int client_tail(int argc, char **argv)
+{
+    uint64_t after = 0;
+    bool once = argc == 1 && strcmp(argv[0], "--once") == 0;
+    if (argc && !once)
+        return EXIT_USAGE;
+    for (;; sys_pause(TAIL_MS)) {
+        char path[64];
+        const char *body = "";
+        struct buf answer;
+        snprintf(path, sizeof(path), "events?after=%" PRIu64, after);
+        buf_init(&answer, ANSWER_MAX);
+        unsigned status = call("GET", path, SLICE_NONE, &answer, &body);
+        if (status == 200)
+            print_events(body, &after);
+        else
+            json_decref(document(status, body));
+        buf_done(&answer);
+        if (status != 200 || once || ferror(stdout))
+            return status == 200 ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
 }

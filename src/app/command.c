@@ -31,11 +31,8 @@ uint32_t command_input(struct guest_call *call, uint8_t *p, uint32_t cap)
 
 static void text_say(struct event *ev, bool error, struct slice text)
 {
-    if (!text.n || !log_begin(error ? LOG_guest_warn : LOG_guest_info))
+    if (!text.n || !event_log(ev, error ? LOG_guest_warn : LOG_guest_info))
         return;
-    log_text("module", slice_str(ev->call.module->name));
-    if (ev->conn)
-        log_id("conn_id", conn_id(ev->conn));
     log_text("text", utf8_cut(text, LINE_MAX_BYTES));
     log_end();
 }

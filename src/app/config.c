@@ -446,12 +446,15 @@ static void route_read(struct reader *r, yaml_node_t *node, void *base)
 static const struct reader_list routes_list = {"route", "[{path: /PATH, http: {module: NAME}}]", 0,
                                                ROUTES_MAX, route_read};
 
-static void address_check(struct reader *r, const yaml_node_t *at, const char *text, bool admin)
+static void address_check(struct reader *r, const yaml_node_t *at, const char *text, bool admin,
+                          bool guarded)
 {
     bool loopback;
-    if (!config_listenable(text, &loopback))
-        reader_fail(r, at, "an address is IP:PORT or [IPv6]:PORT, not %.60s", text);
-    else if (admin && !loopback)
+    bool path = strncmp(text, "unix:", 5) == 0;
+    if (!config_listenable(text, &loopback) || (path && !admin))
+        reader_fail(r, at, "an address is IP:PORT or [IPv6]:PORT%s, not %.60s",
+                    admin ? ", or unix:/PATH of 63 bytes at most" : "", text);
+    else if (admin && !guarded && !loopback)
         reader_fail(r, at, "the admin address must be on loopback, or admin.token be set");
 }
 
@@ -478,7 +481,7 @@ static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *valu
     uint32_t n = c->n_listen;
     reader_text_add(r, value, &c->listen, &c->n_listen);
     if (c->n_listen > n)
-        address_check(r, value, c->listen[n], false);
+        address_check(r, value, c->listen[n], false, false);
     return true;
 }
 
@@ -503,7 +506,8 @@ static void listener_read(struct reader *r, yaml_node_t *item, void *base)
 static const struct reader_list listen_list = {"listener", "[{address: IP:PORT}]", 1, LISTEN_MAX,
                                                listener_read};
 static const struct reader_map admin_map = {READER_KEYS, .form = "address: IP:PORT",
-                                            .rows = admin_rows};
+                                            .rows = admin_rows, .extra = config_admin_extra,
+                                            .known = "allow, hosts"};
 static const struct reader_map heartbeat_map = {READER_KEYS, .form = "interval: 15s",
                                                 .rows = heartbeat_rows};
 static const struct reader_map tls_map = {READER_KEYS, .form = "handshakes: 64", .rows = tls_rows};
@@ -529,7 +533,7 @@ static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
         reader_list_read(r, value, &listen_list, c);
     } else if (strcmp(name, "admin") == 0) {
         reader_map_read(r, value, &admin_map, &c->admin);
-        address_check(r, value, c->admin.address, !*c->admin.token);
+        address_check(r, value, c->admin.address, true, *c->admin.token);
         token_check(r, value, c->admin.token);
     } else if (strcmp(name, "heartbeat") == 0) {
         heartbeat_read(r, value, &c->heartbeat);
@@ -581,6 +585,8 @@ static void root_read(struct reader *r, yaml_node_t *root)
     if (!reader_one_of(c->root.log_level,
                        (const char *const[]){"debug", "info", "warn", "error", NULL}))
         reader_fail(r, root, "log_level is debug, info, warn or error");
+    if (!reader_one_of(c->root.access_log, (const char *const[]){"on", "off", NULL}))
+        reader_fail(r, root, "access_log is on or off");
     for (uint32_t i = 0; i < c->n_modules && c->root.workers > 1; i++)
         if (strcmp(c->modules[i].instance, "module") == 0)
             reader_fail_at(r, (yaml_mark_t){.line = c->modules[i].line - 1},
@@ -630,6 +636,8 @@ void config_done(struct config *c)
     reader_rows_free(admin_rows, &c->admin);
     config_access_done(c);
     texts_free(c->listen, c->n_listen);
+    texts_free(c->admin.hosts, c->admin.n_hosts);
+    free(c->admin.allow);
     for (uint32_t i = 0; i < c->n_certificates; i++) {
         free(c->certificates[i].certificate);
         free(c->certificates[i].key);

@@ -18,6 +18,10 @@ struct config_root {
 };
 struct config_admin {
     CONFIG_ADMIN(CFG)
+    struct address_block *allow; /* who may connect; none: all that can */
+    uint32_t n_allow;
+    char **hosts; /* names for it beside those of loopback */
+    uint32_t n_hosts;
 };
 struct config_heartbeat {
     CONFIG_HEARTBEAT(CFG)

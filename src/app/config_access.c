@@ -11,22 +11,53 @@ enum { SOURCES_MAX = 8, SOURCE_NAME_MAX = 64 };
 const struct reader_row config_access_rows[] = {CONFIG_ACCESS(CFG_access){.key = NULL}};
 const struct reader_row config_jwt_rows[] = {CONFIG_JWT(CFG_jwt){.key = NULL}};
 
-static void trusted_read(struct reader *r, yaml_node_t *item, void *base)
+static void block_add(struct reader *r, yaml_node_t *item, struct address_block **out, uint32_t *n)
 {
-    struct config_access *a = base;
     struct address_block block;
     char *text = reader_expand(r, item);
     if (text && !address_block_parse(slice_str(text), &block)) {
         reader_fail(r, item, "an address or block, as 10.0.0.0/8 or fd00::/8, not %.60s", text);
     } else if (text) {
-        a->trusted = reader_grow(a->trusted, &a->n_trusted, sizeof(*a->trusted));
-        a->trusted[a->n_trusted - 1] = block;
+        *out = reader_grow(*out, n, sizeof(**out));
+        (*out)[*n - 1] = block;
     }
     free(text);
 }
 
+static void trusted_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_access *a = base;
+    block_add(r, item, &a->trusted, &a->n_trusted);
+}
+
+static void allow_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_admin *a = base;
+    block_add(r, item, &a->allow, &a->n_allow);
+}
+
+static void host_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_admin *a = base;
+    reader_text_add(r, item, &a->hosts, &a->n_hosts);
+}
+
 static const struct reader_list trusted_list = {"address", "[10.0.0.0/8, ::1]", 0, READER_TEXTS_MAX,
                                                 trusted_read};
+
+static const struct reader_list allow_list = {"address", "[10.0.0.0/8, ::1]", 1, READER_TEXTS_MAX,
+                                              allow_read};
+static const struct reader_list hosts_list = {"name", "[weir.example]", 1, READER_TEXTS_MAX,
+                                              host_read};
+
+bool config_admin_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    const char *name = reader_key(key);
+    if (strcmp(name, "allow") != 0 && strcmp(name, "hosts") != 0)
+        return false;
+    reader_list_read(r, value, *name == 'a' ? &allow_list : &hosts_list, base);
+    return true;
+}
 
 static bool access_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {

@@ -86,6 +86,7 @@ bool reader_one_of(const char *s, const char *const *words); /* up to a NULL */
 /* config_access.c: access, and jwt of a route or module. */
 extern const struct reader_row config_access_rows[], config_jwt_rows[];
 void config_access_read(struct reader *r, yaml_node_t *value, struct config *c);
+bool config_admin_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base);
 void config_jwt_read(struct reader *r, yaml_node_t *value, uint32_t *jwt);
 void config_access_done(struct config *c);
 

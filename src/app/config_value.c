@@ -98,7 +98,11 @@ enum err config_expand(const char *text, struct buf *out, struct slice *unset)
 
 bool config_address(const char *text, char host[64], uint16_t *port)
 {
-    const char *colon = strrchr(text, ':');
+    const char *colon = strrchr(text, ':'), *path = strncmp(text, "unix:/", 6) ? NULL : text + 5;
+    if (path) {
+        *port = 0;
+        return strlen(path) > 1 && strlen(path) < 64 && strcpy(host, path);
+    }
     size_t n = colon ? (size_t)(colon - text) : 0;
     uint64_t value;
     if (n >= 2 && text[0] == '[' && text[n - 1] == ']') {
@@ -121,7 +125,7 @@ bool config_listenable(const char *text, bool *loopback)
     struct in6_addr v6;
     if (!config_address(text, host, &port))
         return false;
-    if (strcmp(host, "localhost") == 0 && text[0] != '[') {
+    if (host[0] == '/' || (strcmp(host, "localhost") == 0 && text[0] != '[')) {
         *loopback = true;
     } else if (text[0] == '[') {
         if (inet_pton(AF_INET6, host, &v6) != 1)

@@ -3,6 +3,7 @@
 #include "app/loops.h"
 #include "base/log.h"
 #include "base/utf8.h"
+#include "http/http_trace.h"
 
 enum { MESSAGE_MAX = 16 << 20, KEEP_WARM = 1024, READS_MAX = 64 << 10, ATTEMPTS = 3 };
 #define TTL_MAX_MS (UINT64_C(1) << 50)
@@ -12,13 +13,25 @@ static struct event *event_of(struct guest_call *call)
     return CONTAINER_OF(call, struct event, call);
 }
 
+bool event_log(const struct event *ev, enum log_event e)
+{
+    const struct guest_module *m = ev->call.module;
+    char trace[HTTP_TRACE_ID];
+    if (!log_begin_of(e, gateway_module_number(ev->gw, m) + 1))
+        return false;
+    log_text("module", slice_str(m->name));
+    log_number("version", CONTAINER_OF(m, struct module_code, guest)->version.number);
+    if (ev->conn)
+        log_id("conn_id", conn_id(ev->conn));
+    if (ev->ex && http_trace_id(&ev->ex->req, ev->ex->head, trace))
+        log_text("trace_id", slice_str(trace));
+    return true;
+}
+
 void event_failed(struct guest_call *call, enum err e, struct slice text)
 {
     struct event *ev = event_of(call);
-    if (log_begin(LOG_guest_failed)) {
-        log_text("module", slice_str(call->module->name));
-        if (ev->conn)
-            log_id("conn_id", conn_id(ev->conn));
+    if (event_log(ev, LOG_guest_failed)) {
         log_text("code", slice_str(err_name(e)));
         log_text("detail", text);
         log_end();

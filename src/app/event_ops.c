@@ -487,10 +487,7 @@ OP(log)
     struct event *ev = event_of(call);
     if (a[0].v >= ARRAY_LEN(events))
         return INVALID;
-    if (log_begin(events[a[0].v])) {
-        log_text("module", slice_str(call->module->name));
-        if (ev->conn)
-            log_id("conn_id", conn_id(ev->conn));
+    if (event_log(ev, events[a[0].v])) {
         log_text("text", utf8_cut(guest_bytes(&a[1]), LOG_TEXT_MAX));
         log_end();
     }

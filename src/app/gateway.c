@@ -178,6 +178,8 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
         enum err why = !place                                             ? ERR_CONNECTIONS
                        : !admin && !mem_room(MEM_BUFFER, CONNECTION_ROOM) ? ERR_NO_MEMORY
                                                                           : ERR_NONE;
+        if (!why && admin && !access_admin(gw, fd))
+            why = ERR_ADMIN_PEER;
         if (!why && !admin)
             why = access_accept(gw, l->proxy, fd, &peer);
         if (why) {
@@ -322,6 +324,7 @@ static bool phase_pending(void *arg)
         sys_memory_trim();
     }
     loops_places_tell(gw, places_taken(gw, false));
+    log_settle();
     return !list_empty(&gw->guests.turns);
 }
 

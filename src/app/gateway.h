@@ -9,6 +9,7 @@
  *   exec.c       POST /api/exec: numbers in and out of JSON
  *   admin.c      the admin listener
  *   topics_api.c   what it says about topics, and publishes
+ *   conns_api.c, log_api.c  connections, and the log
  *   access.c     addresses, their limits, tokens
  *   loops.c      several of them, each on its thread: what they share and tell one another
  *   modules.c    versions of modules: loading, swapping, unloading
@@ -22,6 +23,7 @@
 #include "app/control.h"
 #include "app/handover.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "guest/guest.h"
 #include "http/http_exchange.h"
 #include "hub/effects.h"
@@ -171,7 +173,8 @@ bool access_init(struct gateway *gw) MUST_USE;
 void access_done(struct gateway *gw);
 /* Whether who connects may; *peer: for conn.peer. */
 enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer) MUST_USE;
-/* Whose request it is. false: nobody knows any more. */
+bool access_admin(const struct gateway *gw, int fd); /* whether admin.allow has who connects */
+/* Whose request it is; ex NULL: whose connection. false: nobody knows any more. */
 bool access_client(const struct gateway *gw, const struct conn *c, const struct http_exchange *ex,
                    struct address *out);
 /* Takes a handshake from what the client may do in a second. */
@@ -218,6 +221,8 @@ bool event_field_valid(struct slice name, struct slice value); /* in a guest's r
 bool event_topic_valid(const struct gateway *gw, struct slice name);
 
 /* event.c */
+/* log_begin with what all lines of a guest's event have. */
+bool event_log(const struct event *ev, enum log_event e);
 void event_failed(struct guest_call *call, enum err e, struct slice text);
 /* Where an event's done() is another than its own: at the end of that. */
 void event_free(struct event *ev);
@@ -304,6 +309,10 @@ void modules_answer(struct gateway *gw, const struct control *m); /* the supervi
 /* topics_api.c: false: the path is another's. */
 bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
                     struct slice path);
+
+/* conns_api.c, log_api.c: likewise. */
+bool conns_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path);
+bool log_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path);
 
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 

@@ -99,6 +99,11 @@ static const struct command {
      command_rollback, NULL},
     {"publish", "SPACE TOPIC TEXT", "", "send a message to all that are in a topic", NULL,
      client_publish},
+    {"conns", "", "", "list the connections of a gateway that runs", NULL, client_conns},
+    {"kick", "ID [CODE]", "", "close one of them", NULL, client_kick},
+    {"tail", "[--once]", "", "follow the log of a gateway that runs", NULL, client_tail},
+    {"log-level", "[LEVEL]", "", "say or change the level of the log, until the next worker", NULL,
+     client_log_level},
     {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
     {"version", "", "", "print the version, and the engine's", command_version, NULL},
     {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own, as are the rest */
@@ -116,7 +121,7 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
-    fprintf(to, "health, modules, reload, upgrade, rollback and publish take --admin ADDR "
+    fprintf(to, "what asks a gateway that runs takes --admin IP:PORT or unix:/PATH, behind the rest "
                 "(default " CLIENT_ADDRESS ")\n");
     return status;
 }

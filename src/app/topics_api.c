@@ -3,66 +3,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "app/admin_json.h"
 #include "app/json.h"
 #include "app/loops.h"
 
-enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, NAME_MOST = 2048, PAGE_BYTES = 16 << 20 };
-
-static int put(const char *text, size_t n, void *out)
-{
-    return buf_append(out, slice_of(text, n)) ? -1 : 0;
-}
-
-/* Takes doc. */
-static void respond(struct gateway *gw, struct conn *c, json_t *doc)
-{
-    struct buf out;
-    buf_init(&out, PAGE_BYTES);
-    if (doc && json_dump_callback(doc, put, &out, JSON_COMPACT) == 0 && !put("\n", 1, &out)) {
-        struct http_response r = {200, SLICE("application/json"), SLICE_NONE, buf_slice(&out)};
-        http_exchange_respond(&gw->admin, c, &r);
-    } else {
-        http_exchange_fail(&gw->admin, c, ERR_NO_MEMORY, SLICE_NONE, SLICE_NONE);
-    }
-    json_decref(doc);
-    buf_done(&out);
-}
-
-/* ---- pages ---- */
-
-/* "cursor=HEX" and "limit=N", in any order. false: something else. */
-static bool query_read(const struct http_exchange *ex, uint64_t *cursor, uint32_t *limit)
-{
-    struct slice query = http_span_slice(ex->head, ex->req.query);
-    char text[64] = "", *rest = query.n ? text : NULL, *pair, *end;
-    *cursor = 0;
-    *limit = PAGE_DEFAULT;
-    if (query.n >= sizeof(text) || memchr(query.p ? query.p : (const uint8_t *)"", 0, query.n))
-        return false;
-    slice_copy(text, query);
-    while ((pair = strsep(&rest, "&")) != NULL) {
-        unsigned long long v;
-        bool is_cursor = strncmp(pair, "cursor=", 7) == 0;
-        const char *digits = strchr(pair, '=');
-        if ((!is_cursor && strncmp(pair, "limit=", 6) != 0) || strchr("+- \t\n\v\f\r", digits[1]))
-            return false;
-        v = strtoull(digits + 1, &end, is_cursor ? 16 : 10);
-        if (*end || (!is_cursor && (!v || v > PAGE_MOST)))
-            return false;
-        if (is_cursor)
-            *cursor = v;
-        else
-            *limit = (uint32_t)v;
-    }
-    return true;
-}
-
-static json_t *hex(uint64_t v)
-{
-    char text[17];
-    snprintf(text, sizeof(text), "%016" PRIx64, v);
-    return v ? json_string(text) : json_null();
-}
+enum { NAME_MOST = 2048 };
 
 /* A page is made in all loops, one after the other, until it is full. A cursor's first byte is the
  * loop in which the next page begins, as an id's is. */
@@ -120,9 +65,9 @@ static void list_home(struct gateway *gw, struct errand *errand)
 {
     struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
     json_t *doc = json_pack("{s:I,s:o,s:o}", "count", (json_int_t)topics_count(&gw->topics),
-                            "topics", a->list, "next", hex(a->next));
+                            "topics", a->list, "next", admin_hex(a->next));
     if (ask_waits(gw, &a->ask))
-        respond(gw, a->ask.conn, doc);
+        admin_json(gw, a->ask.conn, doc);
     else
         json_decref(doc);
     ask_free(gw, &a->ask);
@@ -185,7 +130,7 @@ static void show_visit(struct gateway *gw, struct errand *errand)
     while (here && topics_next(&gw->topics, t, at, &next) && next && !a->full) {
         a->full = json_array_size(a->list) == a->limit;
         if (!a->full)
-            json_array_append_new(a->list, hex(a->next = next));
+            json_array_append_new(a->list, admin_hex(a->next = next));
         at = next;
     }
     if (here && at && !next && !topics_next(&gw->topics, t, at, &next))
@@ -199,11 +144,11 @@ static void show_home(struct gateway *gw, struct errand *errand)
     enum err e = a->e ? a->e : a->members ? ERR_NONE : ERR_TOPIC_UNKNOWN;
     json_t *doc = topic_put(a->space, a->space_n, a->name, a->name_n, a->members);
     json_object_set_new(doc, "connections", a->list);
-    json_object_set_new(doc, "next", hex(a->full ? a->next : 0));
+    json_object_set_new(doc, "next", admin_hex(a->full ? a->next : 0));
     if (!ask_waits(gw, &a->ask))
         json_decref(doc);
     else if (!e)
-        respond(gw, a->ask.conn, doc);
+        admin_json(gw, a->ask.conn, doc);
     else {
         http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
         json_decref(doc);
@@ -356,7 +301,7 @@ static enum err publish_request(struct gateway *gw, struct conn *c, const struct
     mem_free(p.own, p.own_n);
     json_decref(doc);
     if (!e)
-        respond(gw, c, json_pack("{s:I}", "receivers", (json_int_t)receivers));
+        admin_json(gw, c, json_pack("{s:I}", "receivers", (json_int_t)receivers));
     return e;
 }
 
@@ -378,9 +323,9 @@ bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex
     } else if (publishes) {
         e = publish_request(gw, c, ex, &detail);
         fields = e == ERR_CONTENT_CODING ? SLICE("Accept-Encoding: identity\r\n") : SLICE_NONE;
-    } else if (!query_read(ex, &cursor, &limit)) {
+    } else if (!admin_page(ex, &cursor, &limit)) {
         e = ERR_INVALID;
-        detail = "the query is limit=1 to limit=1000 and cursor=, the `next` of the page before";
+        detail = ADMIN_PAGE_DETAIL;
     } else if (lists) {
         topics_list(gw, c, cursor, limit);
     } else {

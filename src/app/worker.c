@@ -33,6 +33,7 @@ static bool configure(struct gateway *gw, int fd, const struct control *start)
     if (!e && !log_level_parse(gw->config.root.log_level, &least))
         e = ERR_INVALID;
     log_open(&output, least);
+    log_bound((uint32_t)gw->config.root.log_rate);
     sys_random(seed, sizeof(seed));
     hash_seed(seed);
     e = e ? e : loops_init(gw, yaml);

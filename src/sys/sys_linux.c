@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -84,7 +85,14 @@ static bool address_parse(const char *host, uint16_t port, struct sockaddr_stora
 {
     struct sockaddr_in *v4 = (struct sockaddr_in *)out;
     struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
+    struct sockaddr_un *un = (struct sockaddr_un *)out;
     memset(out, 0, sizeof(*out));
+    if (host[0] == '/' && strlen(host) < sizeof(un->sun_path)) {
+        un->sun_family = AF_UNIX;
+        strcpy(un->sun_path, host);
+        *len = sizeof(*un);
+        return true;
+    }
     if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
         v4->sin_family = AF_INET;
         v4->sin_port = htons(port);
@@ -100,6 +108,27 @@ static bool address_parse(const char *host, uint16_t port, struct sockaddr_stora
     return false;
 }
 
+void sys_pause(uint32_t ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL);
+}
+
+/* Makes room for a Unix socket, and sees to whom it serves before it does. */
+static int bind_to(int fd, const struct sockaddr *address, socklen_t len)
+{
+    const struct sockaddr_un *un = (const struct sockaddr_un *)address;
+    if (address->sa_family != AF_UNIX)
+        return bind(fd, address, len);
+    struct stat st;
+    if (lstat(un->sun_path, &st) == 0 && S_ISSOCK(st.st_mode)) {
+        int try = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (try >= 0 && connect(try, address, len) < 0 && errno == ECONNREFUSED)
+            unlink(un->sun_path);
+        close(try);
+    }
+    return bind(fd, address, len) < 0 ? -1 : chmod(un->sun_path, 0600);
+}
+
 int sys_listen(const char *host, uint16_t port)
 {
     struct sockaddr_storage address;
@@ -111,7 +140,7 @@ int sys_listen(const char *host, uint16_t port)
     if (fd < 0)
         return -errno;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0) {
+    if (bind_to(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0) {
         int e = errno;
         close(fd);
         return -e;

@@ -28,7 +28,7 @@ static uint64_t at_known_time(void)
 static enum log_event event_of(enum log_level level)
 {
     static const enum log_level levels[] = {
-#define LOG(name, level, text) LOG_##level,
+#define LOG(name, level, text, fields) LOG_##level,
 #include "tbl/log.def"
 #undef LOG
     };

@@ -1,0 +1,111 @@
+/* /api/v1/log, the level, and /api/v1/events, the latest lines. Events are answered at once and in
+ * one piece, as server-sent events that end: who follows asks again after `retry`, with the id of
+ * the last (a browser's EventSource does by itself). So nothing is kept for whoever follows, and
+ * one that is slow misses lines, and is told so. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "app/admin_json.h"
+
+static void level_respond(struct gateway *gw, struct conn *c)
+{
+    admin_json(gw, c, json_pack("{s:s}", "level", log_level_name()));
+}
+
+static enum err level_put(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
+{
+    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("level=");
+    char name[8] = "";
+    enum log_level level;
+    if (query.n < key.n || query.n - key.n >= sizeof(name) || memcmp(query.p, key.p, key.n) != 0)
+        return ERR_INVALID;
+    slice_copy(name, slice_of(query.p + key.n, query.n - key.n));
+    if (!log_level_parse(name, &level))
+        return ERR_INVALID;
+    log_level_set(level);
+    if (log_begin(LOG_log_level)) {
+        log_text("now", slice_str(name));
+        log_end();
+    }
+    level_respond(gw, c);
+    return ERR_NONE;
+}
+
+/* Digits alone. */
+static bool place_read(struct slice text, uint64_t *out)
+{
+    *out = 0;
+    for (size_t i = 0; i < text.n; i++) {
+        if (text.p[i] < '0' || text.p[i] > '9' || i == 18)
+            return false;
+        *out = *out * 10 + (text.p[i] - '0');
+    }
+    return text.n > 0;
+}
+
+/* Where the caller is: "after=N", or what a browser says of the last event it got. */
+static bool place_of(const struct http_exchange *ex, uint64_t *out)
+{
+    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("after=");
+    struct slice last = http_exchange_field(ex, SLICE("last-event-id"));
+    *out = 0;
+    if (last.n)
+        return place_read(last, out);
+    return !query.n || (query.n > key.n && memcmp(query.p, key.p, key.n) == 0 &&
+                        place_read(slice_of(query.p + key.n, query.n - key.n), out));
+}
+
+static enum err events(struct gateway *gw, struct conn *c, uint64_t from)
+{
+    struct buf lines, out;
+    uint64_t at;
+    buf_init(&lines, LOG_RECENT);
+    buf_init(&out, 4 * LOG_RECENT);
+    enum err e = log_recent(from, &lines, &at);
+    e = e ? e : buf_append(&out, SLICE("retry: 500\n\n"));
+    if (from && at != from && !e)
+        e = buf_append(&out, SLICE("event: missed\ndata: {}\n\n"));
+    for (struct slice rest = buf_slice(&lines); rest.n && !e;) {
+        size_t n = (size_t)((const uint8_t *)memchr(rest.p, '\n', rest.n) - rest.p) + 1;
+        e = buf_printf(&out, "id: %" PRIu64 "\ndata: ", at += n);
+        e = e ? e : buf_append(&out, slice_of(rest.p, n));
+        e = e ? e : buf_append(&out, SLICE("\n"));
+        rest = slice_of(rest.p + n, rest.n - n);
+    }
+    struct http_response r = {200, SLICE("text/event-stream"), SLICE("Cache-Control: no-store\r\n"),
+                              buf_slice(&out)};
+    if (!e)
+        http_exchange_respond(&gw->admin, c, &r);
+    buf_done(&lines);
+    buf_done(&out);
+    return e;
+}
+
+bool log_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path)
+{
+    bool level = slice_eq(path, SLICE("log")), follows = slice_eq(path, SLICE("events"));
+    bool reads = ex->req.method == HTTP_GET || ex->req.method == HTTP_HEAD;
+    const char *detail = NULL;
+    uint64_t from;
+    enum err e = ERR_NONE;
+    if (!level && !follows)
+        return false;
+    if (!reads && !(level && ex->req.method == HTTP_PUT)) {
+        e = ERR_METHOD;
+    } else if (follows && !place_of(ex, &from)) {
+        e = ERR_INVALID;
+        detail = "the query is after=, the id of an event, or nothing";
+    } else if (follows) {
+        e = events(gw, c, from);
+    } else if (reads) {
+        level_respond(gw, c);
+    } else {
+        e = level_put(gw, c, ex);
+        detail = "the query is level=debug, info, warn or error";
+    }
+    struct slice allow = level ? SLICE("Allow: GET, HEAD, PUT\r\n") : SLICE("Allow: GET, HEAD\r\n");
+    if (e)
+        http_exchange_fail(&gw->admin, c, e, e == ERR_METHOD ? allow : SLICE_NONE,
+                           detail ? slice_str(detail) : SLICE_NONE);
+    return true;
+}
