@@ -8,9 +8,11 @@
 #include "app/jwt.h"
 #include "app/loops.h"
 #include "base/log.h"
+#include "http/http_trace.h"
 #include "net/proxy.h"
 
 enum { CHECK_ROOM = 256 << 10 }; /* more than a token's JSON takes */
+enum { LOGGED_PATH = 1024 };
 enum { PEERS_IDLE = 4096 };      /* addresses that have nothing open and are remembered */
 
 static bool trusted(const struct gateway *gw, const struct address *a)
@@ -33,6 +35,30 @@ enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer)
         return ERR_NONE; /* it has gone, or may speak for many */
     *peer = peers_join(&gw->peers, &a);
     return *peer ? ERR_NONE : ERR_PEER_CONNECTIONS;
+}
+
+void access_log(void *owner, struct conn *c, const struct http_exchange *ex, unsigned status,
+                size_t bytes)
+{
+    const struct gateway *gw = owner;
+    struct slice path = http_span_slice(ex->head, ex->req.path); /* a query may hold secrets */
+    struct address client;
+    char text[ADDRESS_TEXT], trace[HTTP_TRACE_ID];
+    if (!log_begin(LOG_request))
+        return;
+    log_text("method", slice_str(http_method_name(ex->req.method)));
+    log_text("path", slice_of(path.p, MIN(path.n, (size_t)LOGGED_PATH)));
+    log_number("status", status);
+    log_number("bytes", (int64_t)bytes);
+    log_number("us", (int64_t)((sys_now_ns() - ex->began_ns) / 1000));
+    if (access_client(gw, c, ex, &client)) {
+        address_write(&client, text);
+        log_text("peer", slice_str(text));
+    }
+    log_id("conn_id", conn_id(c));
+    if (http_trace_id(&ex->req, ex->head, trace))
+        log_text("trace_id", slice_str(trace));
+    log_end();
 }
 
 bool access_admin(const struct gateway *gw, int fd)

@@ -528,6 +528,8 @@ enum err gateway_init(struct gateway *gw)
     loop_on(&gw->loop, LOOP_DRAIN, NULL, drain_step, gw);
     gw->http.request = public_request;
     gw->http.ready = public_ready;
+    if (strcmp(gw->config.root.access_log, "on") == 0)
+        gw->http.answered = access_log;
     gw->admin.request = admin_on_request;
     gw->admin.ready = admin_ready;
     server_init(gw, &gw->http, PROTOCOL_HTTP);

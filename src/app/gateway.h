@@ -173,6 +173,9 @@ bool access_init(struct gateway *gw) MUST_USE;
 void access_done(struct gateway *gw);
 /* Whether who connects may; *peer: for conn.peer. */
 enum err access_accept(struct gateway *gw, bool proxy, int fd, uint32_t *peer) MUST_USE;
+/* For http_server.answered: a line of the access log. */
+void access_log(void *owner, struct conn *c, const struct http_exchange *ex, unsigned status,
+                size_t bytes);
 bool access_admin(const struct gateway *gw, int fd); /* whether admin.allow has who connects */
 /* Whose request it is; ex NULL: whose connection. false: nobody knows any more. */
 bool access_client(const struct gateway *gw, const struct conn *c, const struct http_exchange *ex,

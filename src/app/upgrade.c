@@ -325,6 +325,8 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
     char peer[ADDRESS_TEXT] = "";
     if (log_wants(LOG_connection_open) && access_client(gw, c, ex, &client))
         address_write(&client, peer);
+    if (gw->http.answered)
+        gw->http.answered(gw, c, ex, 101, 0);
     struct http_exchange *kept = http_exchange_detach(c);
     ws_conn_start(&gw->ws, c, PROTOCOL_WS, deflate);
     if (log_begin(LOG_connection_open)) {

@@ -91,6 +91,8 @@ static void respond(struct http_server *s, struct conn *c, const struct http_res
     struct slice body = no_body || is_head ? SLICE_NONE : r->body;
     if (ok && (r->fields.n || body.n))
         ok = conn_write(s->net, c, r->fields.n ? SLICE("\r\n") : SLICE_NONE, body);
+    if (s->answered && ex && ex->complete)
+        s->answered(s->owner, c, ex, r->status, body.n);
     http_exchange_free(http_exchange_detach(c));
     if (!ok)
         return;
@@ -187,6 +189,7 @@ struct http_exchange *http_exchange_keep(struct http_server *s, struct conn *c)
 static void request(struct http_server *s, struct conn *c, struct http_exchange *ex)
 {
     ex->complete = true;
+    ex->began_ns = s->answered ? sys_now_ns() : 0;
     c->scanned = 0;
     s->request(s->owner, c, ex);
     /* Answered, kept, or upgraded: the passing exchange is free for the next connection. */

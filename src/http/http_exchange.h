@@ -31,6 +31,7 @@ struct http_exchange {
     struct buf own; /* head and body, once they outlive their input */
     struct http_chunked chunked;
     bool complete;           /* request() was called */
+    uint64_t began_ns;       /* when; where the server has answered() */
     struct http_span claims; /* of the token that was checked; its base64url; len 0: none */
     struct http_request req;
 };
@@ -42,6 +43,9 @@ struct http_server {
     bool draining; /* each response is its connection's last */
     enum conn_ready (*ready)(void *owner, struct conn *c); /* see struct conn_protocol */
     void (*request)(void *owner, struct conn *c, struct http_exchange *ex);
+    /* Each answer to a request that was read whole; bytes: of its body. May be NULL. */
+    void (*answered)(void *owner, struct conn *c, const struct http_exchange *ex, unsigned status,
+                     size_t bytes);
     struct http_exchange passing; /* the one that lives only during request() */
     uint64_t date_until_ms;
     char date[40];

@@ -398,6 +398,25 @@ def is_event(line, event):
 GUEST_SAYS = "what guests log"
 
 
+def log_fields():
+    """{event: (the fields that it has, those that it may have)}, as docs/LOGS.md says."""
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| .* \| ([^|]*) \|$", (ROOT / "docs/LOGS.md").read_text(), re.M)
+    return {event: ({f for f in fields.split() if f[-1] != "?"}, {f[:-1] for f in fields.split() if f[-1] == "?"})
+            for event, fields in rows}
+
+
+FIELDS = log_fields()
+
+
+def as_documented(line, cut=False):
+    """Each line of each test's gateway is of an event of docs/LOGS.md, and has its fields."""
+    has, may = FIELDS[line["event"]]
+    own = set(line) - {"suppressed"} | (has & {"suppressed"})
+    assert list(line)[:4] == ["time", "level", "event", "msg"]
+    assert own <= {"time", "level", "event", "msg"} | has | may, line
+    assert cut or has <= own, line
+
+
 class Weir:
     """One `weir serve` with its own ports. config: the weir.yaml as a dict; listen, admin and
     cache are filled in."""
@@ -454,6 +473,7 @@ class Weir:
             try:
                 parsed = json.loads(line)
                 assert isinstance(parsed, dict) and line.endswith(b"\n")
+                as_documented(parsed, cut=len(line) > 3900)
             except Exception:
                 parsed = None
             with self._new_line:
