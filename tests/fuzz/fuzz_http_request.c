@@ -2,7 +2,7 @@
  * a connection. Whatever they are, cutting them gives the same requests and bodies as not. */
 #include "fuzz.h"
 
-#include "http/http_parse.h"
+#include "http/http_trace.h"
 
 enum { BODY_MAX = 2048 };
 
@@ -44,6 +44,15 @@ static void requests_same(const struct http_request *a, const struct http_reques
     CHECK(memcmp(a->fields, b->fields, a->n_fields * sizeof(a->fields[0])) == 0);
 }
 
+static void trace_check(const struct http_request *r, const uint8_t *p, size_t n)
+{
+    char id[HTTP_TRACE_ID];
+    uint8_t *copy = copy_of(p, n);
+    if (http_trace_id(r, copy, id))
+        CHECK(strspn(id, "0123456789abcdef") == 32 && strspn(id, "0") < 32 && !id[32]);
+    free(copy);
+}
+
 static struct http_result parse(const uint8_t *p, size_t n, size_t *scanned, struct http_request *r)
 {
     uint8_t *copy = copy_of(p, n);
@@ -63,7 +72,7 @@ static size_t try_request(const uint8_t *p, size_t n, size_t cut, struct http_re
     size_t scanned = 0;
     struct http_result whole = parse(p, n, &scanned, r);
     if (whole.state == HTTP_DONE)
-        request_check(r, &whole, n);
+        request_check(r, &whole, n), trace_check(r, p, whole.consumed);
     scanned = 0;
     struct http_result split = parse(p, cut, &scanned, &other);
     if (split.state == HTTP_MORE)

@@ -17,6 +17,8 @@ def http():
                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
     yield "get", 0x80, b"GET / HTTP/1.1\r\n" + h + b"\r\n"
     yield "get-1-0", 0x40, b"GET /a?b=c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    yield "trace", 0x20, (b"GET / HTTP/1.1\r\n" + h + b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+                          b"\r\n\r\n")
     yield "absolute", 0x20, b"GET http://b.example:80/x%20?y HTTP/1.1\r\n" + h + b"\r\n"
     yield "ipv6", 0xa0, b"GET https://[::1]:8/ HTTP/1.1\r\nHost: [::1]\r\n\r\n"
     yield "options", 0x10, b"\r\nOPTIONS * HTTP/1.1\r\n" + h + b"\r\n"

@@ -130,6 +130,88 @@ static void each_event_is_one_line_of_json(void **state)
     }
 }
 
+static unsigned count(const char *of)
+{
+    unsigned n = 0;
+    for (const char *p = logged(); (p = strstr(p, of)) != NULL; p++)
+        n++;
+    return n;
+}
+
+static uint64_t clock_ms = 5000;
+static uint64_t at_any_time(void)
+{
+    return clock_ms;
+}
+
+static void what_repeats_is_counted_and_said(void **state)
+{
+    (void)state;
+    log_open(&(struct log_output){to_pipe, at_any_time}, LOG_INFO);
+    log_bound(3);
+    uint64_t before = metrics.logs_suppressed_total;
+    for (int i = 0; i < 10; i++) {
+        if (log_begin_of(LOG_guest_info, 1))
+            log_end();
+        if (i < 2 && log_begin_of(LOG_guest_info, 2)) /* another module's are its own */
+            log_end();
+        if (i < 3 && log_begin(LOG_stopped))
+            log_end();
+        if (log_begin(LOG_request)) /* it was asked for */
+            log_end();
+    }
+    assert_int_equal(metrics.logs_suppressed_total - before, 7);
+    log_settle(); /* its second is not over */
+    assert_int_equal(count("\"event\":\"guest_info\""), 5);
+    assert_null(strstr(text, "suppressed"));
+    clock_ms += 1000;
+    assert_true(log_begin_of(LOG_guest_info, 1));
+    log_end();
+    log_settle();
+    assert_int_equal(count("\"suppressed\":7}"), 1);
+    for (int i = 0; i < 5; i++)
+        if (log_begin(LOG_stopped))
+            log_end();
+    clock_ms += 1000;
+    logged();
+    log_settle();
+    log_settle();
+    assert_int_equal(count("\"event\":\"logs_suppressed\""), 1);
+    assert_non_null(strstr(text, "\"of\":\"stopped\",\"suppressed\":2}"));
+    log_bound(0);
+}
+
+static void the_latest_lines_are_kept(void **state)
+{
+    (void)state;
+    struct buf out;
+    uint64_t at, from = 0;
+    buf_init(&out, LOG_RECENT);
+    for (unsigned i = 0; i < 3000; i++) {
+        assert_true(log_begin(LOG_stopped));
+        log_number("i", i);
+        log_text("fill", slice_of("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", i % 31));
+        log_end();
+        logged();
+        buf_clear(&out, LOG_RECENT);
+        assert_int_equal(log_recent(0, &out, &at), ERR_NONE);
+        assert_in_range(out.len, 1, LOG_RECENT);
+        assert_int_equal(out.p[0], '{');
+        assert_int_equal(out.p[out.len - 1], '\n');
+        uint64_t end = at + out.len;
+        buf_clear(&out, LOG_RECENT);
+        assert_int_equal(log_recent(from, &out, &at), ERR_NONE);
+        assert_true(!from || (at == from && json_line((char *)out.p) == (char *)out.p + out.len));
+        from = end;
+    }
+    buf_clear(&out, LOG_RECENT);
+    assert_int_equal(log_recent(from - 7, &out, &at), ERR_NONE); /* inside a line */
+    assert_true(at == from && !out.len);
+    assert_int_equal(log_recent(UINT64_MAX, &out, &at), ERR_NONE); /* another process's */
+    assert_true(out.len && out.p[0] == '{');
+    buf_done(&out);
+}
+
 static void hostile_bytes_stay_inside_their_string(void **state)
 {
     (void)state;
@@ -307,6 +389,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         LOG_TEST(each_event_is_one_line_of_json),
+        LOG_TEST(what_repeats_is_counted_and_said),
+        LOG_TEST(the_latest_lines_are_kept),
         LOG_TEST(hostile_bytes_stay_inside_their_string),
         LOG_TEST(utf8_is_kept_and_what_is_none_is_shown_by_byte),
         LOG_TEST(long_lines_are_cut_and_stay_json),
