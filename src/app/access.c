@@ -47,7 +47,6 @@ void access_log(void *owner, struct conn *c, const struct http_exchange *ex, uns
     if (!log_begin(LOG_request))
         return;
     log_text("method", slice_str(http_method_name(ex->req.method)));
-    log_text("path", slice_of(path.p, MIN(path.n, (size_t)LOGGED_PATH)));
     log_number("status", status);
     log_number("bytes", (int64_t)bytes);
     log_number("us", (int64_t)((sys_now_ns() - ex->began_ns) / 1000));
@@ -58,6 +57,7 @@ void access_log(void *owner, struct conn *c, const struct http_exchange *ex, uns
     log_id("conn_id", conn_id(c));
     if (http_trace_id(&ex->req, ex->head, trace))
         log_text("trace_id", slice_str(trace));
+    log_text("path", slice_of(path.p, MIN(path.n, (size_t)LOGGED_PATH))); /* last: it may be cut */
     log_end();
 }
 

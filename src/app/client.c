@@ -269,7 +269,7 @@ static void print_conn(const json_t *c)
 
 int client_conns(int argc, char **argv)
 {
-    char path[64] = "connections?limit=1000", *cursor = path + strlen(path);
+    char path[64] = "connections?limit=200", *cursor = path + strlen(path);
     bool more = true;
     (void)argv;
     if (argc)

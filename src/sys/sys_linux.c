@@ -126,7 +126,8 @@ static int bind_to(int fd, const struct sockaddr *address, socklen_t len)
             unlink(un->sun_path);
         close(try);
     }
-    return bind(fd, address, len) < 0 ? -1 : chmod(un->sun_path, 0600);
+    /* The file gets the socket's mode; a chmod afterwards could hit what took its place. */
+    return fchmod(fd, 0600) < 0 ? -1 : bind(fd, address, len);
 }
 
 int sys_listen(const char *host, uint16_t port)

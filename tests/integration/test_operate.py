@@ -223,6 +223,20 @@ def test_what_repeats_is_left_out_and_counted(weir):
 # ---------------------------------------------------------------------------- access log, traces
 
 
+def test_a_path_hides_nothing_else(weir):
+    """Escaped it may be longer than a line has room for; what a line must say is in front of it."""
+    first = n = len(weir.logs("request"))
+    for byte in (b"\\", b'"', b"\xff", b"\xc3\xbc"):
+        with weir.raw() as c:
+            c.send(b"GET /" + byte * 1500 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            status = c.response().status
+        if status == 404:
+            n += 1
+            line = weir.wait_logs("request", n)[-1]
+            assert line["status"] == 404 and line["peer"] and line["conn_id"] and line["path"].startswith("/")
+    assert n > first
+
+
 def test_the_access_log(weir):
     n = len(weir.logs("request"))
     hostile = "/\\%22a" + "x" * 2000
