@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "app/admin_json.h"
+#include "app/json.h"
 #include "app/loops.h"
 #include "ws/ws_beat.h"
 
@@ -13,6 +14,9 @@ struct conns_ask {
     uint32_t limit;
     bool full;
 };
+
+/* Bytes of one as JSON, at the most: jansson's memory is counted, but never refused. */
+enum { CONN_JSON = 6 << 10, KICK_MOST = 4096 };
 
 struct kick_ask {
     struct ask ask;
@@ -73,7 +77,7 @@ static json_t *conn_put(struct gateway *gw, const struct conn *c)
     json_object_set_new(o, "peer", known ? json_string(text) : json_null());
     json_object_set_new(o, "protocol", json_string(names[c->protocol]));
     json_object_set_new(o, "state", json_string(closing ? "closing" : "open"));
-    flag(o, "tls", conn_is_tls(c));
+    flag(o, "tls", c->tls);
     flag(o, "paused", c->paused || c->full);
     number(o, "queued_bytes", conn_queued(c));
     if (c->protocol == PROTOCOL_WS)
@@ -113,6 +117,11 @@ static void list_home(struct gateway *gw, struct errand *errand)
 
 static void list(struct gateway *gw, struct conn *c, uint64_t cursor, uint32_t limit)
 {
+    if (!mem_fits(MEM_BUFFER, (uint64_t)limit * CONN_JSON)) {
+        http_exchange_fail(&gw->admin, c, ERR_NO_MEMORY, SLICE_NONE,
+                           SLICE("limits.memory has no room for so many: ask for fewer by limit="));
+        return;
+    }
     struct conns_ask *a = ask_new(gw, c, false, sizeof(*a));
     if (!a)
         return;
@@ -173,14 +182,15 @@ static const char *kick_read(struct slice body, unsigned *code, struct kick_ask 
 {
     static const char form[] = "send nothing, or {\"code\": a close code that can be sent, "
                                "\"reason\": at most 123 bytes}";
-    json_t *doc;
+    json_t *doc = NULL;
+    json_error_t where;
     const char *text = "", *wrong = NULL;
     size_t n = 0;
     int number = close_code(CLOSE_KICKED);
     if (body.n) {
-        doc = json_loadb((const char *)body.p, body.n, JSON_REJECT_DUPLICATES, NULL);
-        if (!doc || json_unpack(doc, "{s?i,s?s%!}", "code", &number, "reason", &text, &n) ||
-            number < 0 || !ws_close_code_valid((unsigned)number) || n > sizeof(reason->reason))
+        if (body.n > KICK_MOST || json_read(body, JSON_REJECT_DUPLICATES, &doc, &where) ||
+            json_unpack(doc, "{s?i,s?s%!}", "code", &number, "reason", &text, &n) || number < 0 ||
+            !ws_close_code_valid((unsigned)number) || n > sizeof(reason->reason))
             wrong = form;
         else
             memcpy(reason->reason, text, reason->reason_n = n);
