@@ -2,6 +2,8 @@
 #include "app/config_value.h"
 #include "app/loops.h"
 
+#include <inttypes.h>
+
 /* Only names of this machine: a page on another site must not reach the admin listener through a
  * name of its own that resolves to loopback (DNS rebinding). */
 static bool host_allowed(const struct config_admin *a, struct slice host)
@@ -36,39 +38,121 @@ static void respond(struct gateway *gw, struct conn *c, unsigned status, struct 
 
 struct metrics_ask {
     struct ask ask;
+    bool openmetrics;
     struct metrics sum;
+    struct metrics_module modules[]; /* gw.states_max */
 };
+
+/* Of media types in an Accept field (RFC 9110 12.5.1): the weight of one, in thousandths. */
+static unsigned accept_weight(struct slice accept, struct slice type)
+{
+    unsigned weight = 0;
+    for (size_t at = 0; at < accept.n;) {
+        const uint8_t *from = (const uint8_t *)accept.p + at;
+        const uint8_t *comma = memchr(from, ',', accept.n - at);
+        size_t n = comma ? (size_t)(comma - from) : accept.n - at, i = 0;
+        at += n + 1;
+        while (i < n && (from[i] == ' ' || from[i] == '\t'))
+            i++;
+        if (n - i < type.n || !slice_eq_nocase(slice_of(from + i, type.n), type) ||
+            (n - i > type.n && !strchr("; \t", from[i + type.n])))
+            continue;
+        const uint8_t *q = memmem(from + i, n - i, "q=", 2);
+        unsigned v = 1000, place = 100;
+        if (q && q + 2 < from + n && q[2] == '0') {
+            v = 0;
+            for (q += 4; q < from + n && *q >= '0' && *q <= '9'; q++, place /= 10)
+                v += (unsigned)(*q - '0') * place;
+        }
+        weight = MAX(weight, v);
+    }
+    return weight;
+}
+
+static bool wants_openmetrics(const struct http_exchange *ex)
+{
+    struct slice accept = http_exchange_field(ex, SLICE("accept"));
+    unsigned w = accept_weight(accept, SLICE("application/openmetrics-text"));
+    return w && w >= accept_weight(accept, SLICE("text/plain"));
+}
 
 static void metrics_visit(struct gateway *gw, struct errand *e)
 {
     struct metrics *sum = &CONTAINER_OF(e, struct metrics_ask, ask.errand)->sum;
+    struct metrics_module *modules = CONTAINER_OF(sum, struct metrics_ask, sum)->modules;
     metrics_add(sum);
+    for (uint32_t i = 0; i < gw->config.n_modules && i < gw->states_max; i++) {
+        if (!gw->number && gw->states[i].code)
+            modules[i].name = gw->config.modules[i].name;
+        metrics_module_add(&modules[i], &gw->states[i].counts);
+    }
     sum->topics_active = topics_count(&gw->topics); /* of all loops already */
     errand_next(gw, e);
+}
+
+/* What process exporters of any language call so, and which build it is. */
+static void process_write(struct metrics_out *o)
+{
+    struct sys_process p;
+    metrics_head(o, "weir_build_info", METRICS_GAUGE, "Which build this is; always 1.");
+    metrics_line(o, "weir_build_info{version=\"" WEIR_VERSION "\",engine=\"%s\"} 1\n",
+                 guest_engine_version());
+    sys_process(&p);
+    metrics_head(o, "process_start_time_seconds", METRICS_GAUGE,
+                 "When the worker started, in seconds since 1970.");
+    metrics_line(o, "process_start_time_seconds %" PRIu64 ".%03" PRIu64 "\n", p.started_ms / 1000,
+                 p.started_ms % 1000);
+    metrics_head(o, "process_cpu_seconds_total", METRICS_COUNTER,
+                 "CPU time of the worker, user and system.");
+    metrics_line(o, "process_cpu_seconds_total %" PRIu64 ".%09" PRIu64 "\n", p.cpu_ns / 1000000000,
+                 p.cpu_ns % 1000000000);
+    metrics_head(o, "process_max_fds", METRICS_GAUGE, "Descriptors that it may have open.");
+    metrics_line(o, "process_max_fds %" PRIu32 "\n", p.fds_max);
+    if (p.fds) { /* the kernel says it since 6.2 */
+        metrics_head(o, "process_open_fds", METRICS_GAUGE, "Descriptors that it has open.");
+        metrics_line(o, "process_open_fds %" PRIu64 "\n", p.fds);
+    }
+    if (!p.resident)
+        return;
+    metrics_head(o, "process_resident_memory_bytes", METRICS_GAUGE, "Its resident memory.");
+    metrics_line(o, "process_resident_memory_bytes %" PRIu64 "\n", p.resident);
+    metrics_head(o, "process_virtual_memory_bytes", METRICS_GAUGE,
+                 "Its address space, most of which is reserved for the engine's pool.");
+    metrics_line(o, "process_virtual_memory_bytes %" PRIu64 "\n", p.reserved);
 }
 
 static void metrics_home(struct gateway *gw, struct errand *errand)
 {
     struct metrics_ask *a = CONTAINER_OF(errand, struct metrics_ask, ask.errand);
     struct buf out;
-    buf_init(&out, 1 << 20);
-    enum err e = metrics_write(&a->sum, &out);
+    struct metrics_out o = {.out = &out, .openmetrics = a->openmetrics};
+    buf_init(&out, 16 << 20);
+    metrics_write(&o, &a->sum, a->modules, gw->states_max);
+    process_write(&o);
+    if (o.openmetrics)
+        metrics_line(&o, "# EOF\n");
+    enum err e = o.e;
     if (!ask_waits(gw, &a->ask))
         ;
     else if (e)
         http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
     else
-        respond(gw, a->ask.conn, 200, SLICE("text/plain; version=0.0.4; charset=utf-8"),
+        respond(gw, a->ask.conn, 200,
+                o.openmetrics ? SLICE("application/openmetrics-text; version=1.0.0; charset=utf-8")
+                              : SLICE("text/plain; version=0.0.4; charset=utf-8"),
                 buf_slice(&out));
     buf_done(&out);
     ask_free(gw, &a->ask);
 }
 
-static void metrics_respond(struct gateway *gw, struct conn *c)
+static void metrics_respond(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
 {
-    struct metrics_ask *a = ask_new(gw, c, false, sizeof(*a));
+    bool openmetrics = wants_openmetrics(ex); /* ask_new moves the exchange */
+    struct metrics_ask *a = ask_new(gw, c, false,
+                                    sizeof(*a) + gw->states_max * sizeof(struct metrics_module));
     if (!a)
         return;
+    a->openmetrics = openmetrics;
     a->ask.errand.visit = metrics_visit;
     a->ask.errand.home = metrics_home;
     errand_start(gw, &a->ask.errand);
@@ -131,7 +215,7 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
         respond(gw, c, serving ? 200 : 503, text,
                 serving ? SLICE("ready\n") : SLICE("not ready\n"));
     else if (slice_eq(path, SLICE("/metrics")))
-        metrics_respond(gw, c);
+        metrics_respond(gw, c, ex);
     else
         http_exchange_fail(&gw->admin, c, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
 }

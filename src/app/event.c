@@ -230,11 +230,23 @@ static void finish_handshake(struct event *ev, enum err e)
     }
 }
 
+/* Most end in the iteration that brought them, whose clock tells how long they took. */
+static void message_count(const struct event *ev)
+{
+    const struct gateway *gw = ev->gw;
+    if (ev->call.started_ns == gw->loop.now_ns)
+        metrics_message(gateway_topic(ev->conn));
+    else
+        metrics_message_late(gateway_topic(ev->conn), sys_now_ns() - ev->call.started_ns);
+}
+
 static void finish_ws(struct event *ev, enum err e)
 {
     struct conn *c = ev->conn;
     struct ws_server *s = &ev->gw->ws;
     uint32_t code = (uint32_t)ev->call.frame.values[0].bits;
+    if (ev->kind == GUEST_on_ws_message)
+        message_count(ev);
     if (e) {
         if (ev->kind == GUEST_on_ws_open && !ev->call.ran)
             c->flags &= (uint8_t)~WS_OPENED; /* it was not told of, so neither is its end */

@@ -482,6 +482,14 @@ static void hub_init(struct gateway *gw)
     gw->throttle_timer.kind = LOOP_THROTTLE;
 }
 
+/* Of WebSocket routes, by their paths; see gateway_topic. */
+static void topics_name(const struct gateway *gw)
+{
+    for (uint32_t i = 0; i < gw->config.n_routes && i + 1 < METRICS_TOPICS; i++)
+        if (gw->config.routes[i].kind == ROUTE_WEBSOCKET)
+            metrics_topics[i + 1] = gw->config.routes[i].path;
+}
+
 /* The first loop's are everybody's. */
 static enum err states_init(struct gateway *gw)
 {
@@ -535,6 +543,7 @@ enum err gateway_init(struct gateway *gw)
     server_init(gw, &gw->http, PROTOCOL_HTTP);
     server_init(gw, &gw->admin, PROTOCOL_ADMIN);
     gw->net.protocols[PROTOCOL_ADMIN].spare = MEM_SPARE;
+    gw->net.protocols[PROTOCOL_ADMIN].cause = CAUSE_admin;
     gw->admin.limits.body = (uint32_t)gw->config.admin.module_size;
     upgrade_init(gw);
     guest_limits_of(&gw->config, &guest_limits);
@@ -543,6 +552,8 @@ enum err gateway_init(struct gateway *gw)
     if (e)
         return e;
     hub_init(gw);
+    if (!gw->number)
+        topics_name(gw);
     gw->reserve = sys_reserve_open();
     return ERR_NONE;
 }

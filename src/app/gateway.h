@@ -56,6 +56,7 @@ struct module_code {
 
 /* What a module keeps in the host, whatever instance or version of it runs. */
 struct module_state {
+    struct metrics_module counts;
     struct module_code *code;   /* new events run it */
     struct module_code *canary; /* those of some connections run this one; NULL: there is none */
     struct module_code *trial;  /* was tried, and waits for what the other loops say */
@@ -149,6 +150,11 @@ enum err gateway_init(struct gateway *gw) MUST_USE;
 /* Raises what an engine must have room for to what a module may have. */
 void gateway_limits_raise(struct guest_limits *g, const struct config_module_limits *l);
 void gateway_module_init(const struct config *config, uint32_t i, struct guest_module *out);
+/* The number of a WebSocket's route among metrics_topics. */
+static inline uint32_t gateway_topic(const struct conn *c)
+{
+    return c->route + 1u < METRICS_TOPICS ? c->route + 1u : 0;
+}
 /* Where a module's topics live, or a route's. */
 struct slice gateway_space(const struct gateway *gw, uint32_t module,
                            const struct config_route *route);

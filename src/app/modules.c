@@ -60,6 +60,7 @@ static enum err code_load(struct gateway *gw, uint32_t number, int fd, const cha
     memset(c, 0, sizeof(*c));
     list_init(&c->node);
     gateway_module_init(&gw->config, number, &c->guest);
+    c->guest.counts = &gw->states[number].counts;
     control_versions_read(versions, &c->version, &c->before);
     bool pulley = strcmp(gw->config.modules[number].engine, "pulley") == 0;
     enum err e = guest_load(&gw->guests, &c->guest, pulley, fd, why);

@@ -182,11 +182,13 @@ static void message(void *owner, struct conn *c, enum ws_opcode kind, struct sli
     if (answer.n) {
         metrics.auto_replies_total++;
         metrics.messages_sent_total++;
+        metrics_message(gateway_topic(c));
         ws_conn_send(&gw->ws, c, WS_TEXT, answer);
         return;
     }
     struct guest_module *m = upgrade_module(gw, c);
     if (!m) {
+        metrics_message(gateway_topic(c));
         built_in(gw, c, kind, data);
         return;
     }

@@ -306,6 +306,7 @@ int worker_main(void)
         if (!access_init(loops_at(gw, i)))
             return EXIT_FAILURE;
     }
+    sys_process_open();
     if (!promise(gw) || !become_user(&gw->config.run_as))
         return EXIT_FAILURE;
     const uid_t uid = getuid();

@@ -1,10 +1,20 @@
 #include "base/metrics.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 
 #include "base/pool.h"
 
 _Thread_local struct metrics metrics;
+const char *metrics_topics[METRICS_TOPICS] = {"other"};
+
+/* Of this iteration; touched: bits of the topics that have any. */
+static _Thread_local struct {
+    uint64_t touched;
+    uint32_t n[METRICS_TOPICS];
+} messages;
+_Static_assert(METRICS_TOPICS <= 64, "messages.touched has 64 bits");
 
 static const struct {
     const char *name, *text;
@@ -36,7 +46,7 @@ bool close_is_error(enum close_reason r)
     return closes[r].is_error;
 }
 
-enum kind { KIND_COUNTER, KIND_GAUGE, KIND_GAUGE_NS, KIND_FAMILY };
+enum kind { KIND_COUNTER, KIND_COUNTER_NS, KIND_GAUGE, KIND_MOST_NS, KIND_MOST, KIND_HISTOGRAM };
 
 typedef const char *label_name(int row);
 
@@ -50,39 +60,139 @@ static const char *label_close(int row)
     return close_name((enum close_reason)row);
 }
 
-static const struct row {
+static const char *label_topic(int row)
+{
+    return metrics_topics[row];
+}
+
+static const char *label_cause(int row)
+{
+    static const char *const names[] = {
+#define CAUSE(name) #name,
+#include "tbl/cause.def"
+#undef CAUSE
+    };
+    return names[row];
+}
+
+static const char *label_trap(int row)
+{
+    static const char *const names[] = {
+#define TRAP(name) #name,
+#include "tbl/trap.def"
+#undef TRAP
+    };
+    return names[row];
+}
+
+#define BUCKETS(name, ...) static const uint64_t bounds_##name[] = {__VA_ARGS__};
+#include "tbl/metrics.def"
+
+struct row {
     const char *name, *help, *label;
     enum kind kind;
-    size_t at; /* in struct metrics: count values */
-    int count;
+    bool module;
+    size_t at; /* in struct metrics, or metrics_module */
+    int count; /* of rows of its label's table, or 1 */
     label_name *label_of;
-} rows[] = {
-#define AT(name) offsetof(struct metrics, name)
-#define COUNTER(name, help) {#name, help, NULL, KIND_COUNTER, AT(name), 1, NULL},
-#define GAUGE(name, help) {#name, help, NULL, KIND_GAUGE, AT(name), 1, NULL},
-#define GAUGE_NS(name, help) {#name, help, NULL, KIND_GAUGE_NS, AT(name), 1, NULL},
-#define FAMILY(name, label, table, help)                                                           \
-    {#name, help, #label, KIND_FAMILY, AT(name), METRICS_TABLE_##table, label_##table},
-#include "tbl/metrics.def"
-#undef COUNTER
-#undef GAUGE
-#undef GAUGE_NS
-#undef FAMILY
+    const uint64_t *bounds;
+    int n_bounds;
 };
 
-static const char *type_of(const struct row *r)
+static const struct row rows[] = {
+#define AT(name) offsetof(struct metrics, name)
+#define COUNTER(name, help) {#name, help, NULL, KIND_COUNTER, false, AT(name), 1, NULL, NULL, 0},
+#define COUNTER_NS(name, help)                                                                     \
+    {#name, help, NULL, KIND_COUNTER_NS, false, AT(name), 1, NULL, NULL, 0},
+#define GAUGE(name, help) {#name, help, NULL, KIND_GAUGE, false, AT(name), 1, NULL, NULL, 0},
+#define GAUGE_NS(name, help) {#name, help, NULL, KIND_MOST_NS, false, AT(name), 1, NULL, NULL, 0},
+#define FAMILY(name, label, table, help)                                                           \
+    {#name,         help, #label, KIND_COUNTER, false, AT(name), METRICS_TABLE_##table,            \
+     label_##table, NULL, 0},
+#define HISTOGRAM(name, label, table, buckets, help)                                               \
+    {#name,                                                                                        \
+     help,                                                                                         \
+     #label,                                                                                       \
+     KIND_HISTOGRAM,                                                                               \
+     false,                                                                                        \
+     AT(name),                                                                                     \
+     METRICS_TABLE_##table,                                                                        \
+     label_##table,                                                                                \
+     bounds_##buckets,                                                                             \
+     METRICS_BUCKETS_##buckets},
+#define MODULE_ROW(name, help, label, kind, count, of)                                             \
+    {#name, help, label, kind, true, offsetof(struct metrics_module, name), count, of, NULL, 0},
+#define MODULE_COUNTER(name, help) MODULE_ROW(name, help, NULL, KIND_COUNTER, 1, NULL)
+#define MODULE_NS(name, help) MODULE_ROW(name, help, NULL, KIND_COUNTER_NS, 1, NULL)
+#define MODULE_MOST(name, help) MODULE_ROW(name, help, NULL, KIND_MOST, 1, NULL)
+#define MODULE_FAMILY(name, label, table, help)                                                    \
+    MODULE_ROW(name, help, #label, KIND_COUNTER, METRICS_TABLE_##table, label_##table)
+#include "tbl/metrics.def"
+};
+
+static enum metrics_type type_of(const struct row *r)
 {
-    return r->kind == KIND_COUNTER || r->kind == KIND_FAMILY ? "counter" : "gauge";
+    return r->kind == KIND_HISTOGRAM                               ? METRICS_HISTOGRAM
+           : r->kind == KIND_COUNTER || r->kind == KIND_COUNTER_NS ? METRICS_COUNTER
+                                                                   : METRICS_GAUGE;
+}
+
+/* ---- counting ---- */
+
+static void observe(uint64_t *h, const uint64_t *bounds, int n, uint64_t ns, uint64_t times)
+{
+    int i = 0;
+    while (i < n && ns > bounds[i])
+        i++;
+    h[i] += times;
+    h[n + 1] += ns * times;
+}
+
+#define OBSERVE(name, row, buckets, ns, times)                                                     \
+    observe(metrics.name[row], bounds_##buckets, METRICS_BUCKETS_##buckets, ns, times)
+
+void metrics_message(uint32_t topic)
+{
+    messages.touched |= UINT64_C(1) << topic;
+    messages.n[topic]++;
+}
+
+void metrics_message_late(uint32_t topic, uint64_t ns)
+{
+    OBSERVE(message_latency_seconds, topic, latency, ns, 1);
+}
+
+void metrics_iteration(enum cause cause, uint64_t ns)
+{
+    OBSERVE(pause_seconds, cause, pause, ns, 1);
+    for (; messages.touched; messages.touched &= messages.touched - 1) {
+        int topic = __builtin_ctzll(messages.touched);
+        OBSERVE(message_latency_seconds, topic, latency, ns, messages.n[topic]);
+        messages.n[topic] = 0;
+    }
+}
+
+static void add(bool module, void *to, const void *from)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct row *r = &rows[i];
+        const uint64_t *mine = (const uint64_t *)((const char *)from + r->at);
+        uint64_t *sum = (uint64_t *)((char *)to + r->at);
+        bool most = r->kind == KIND_MOST || r->kind == KIND_MOST_NS;
+        int n = r->count * (r->kind == KIND_HISTOGRAM ? r->n_bounds + 2 : 1);
+        for (int j = 0; j < n && r->module == module; j++)
+            sum[j] = most ? MAX(sum[j], mine[j]) : sum[j] + mine[j];
+    }
+}
+
+void metrics_module_add(struct metrics_module *to, const struct metrics_module *from)
+{
+    add(true, to, from);
 }
 
 void metrics_add(struct metrics *to)
 {
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const uint64_t *mine = (const uint64_t *)((const char *)&metrics + rows[i].at);
-        uint64_t *sum = (uint64_t *)((char *)to + rows[i].at);
-        for (int j = 0; j < rows[i].count; j++)
-            sum[j] = rows[i].kind == KIND_GAUGE_NS ? MAX(sum[j], mine[j]) : sum[j] + mine[j];
-    }
+    add(false, to, &metrics);
     to->pool_bytes = pool_bytes(); /* of all threads already */
     to->buffer_bytes = mem_buffer_bytes();
     to->tls_bytes = mem_bytes(MEM_TLS);
@@ -92,35 +202,129 @@ void metrics_add(struct metrics *to)
     to->memory_promised_bytes = mem_promised();
 }
 
-enum err metrics_write(const struct metrics *m, struct buf *out)
+/* ---- writing ---- */
+
+void metrics_line(struct metrics_out *o, const char *format, ...)
 {
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        const struct row *r = &rows[i];
-        const uint64_t *values = (const uint64_t *)((const char *)m + r->at);
-        enum err e = buf_printf(out, "# HELP weir_%s %s\n# TYPE weir_%s %s\n", r->name, r->help,
-                                r->name, type_of(r));
-        for (int j = 0; j < r->count && !e; j++) {
-            if (r->kind == KIND_GAUGE_NS)
-                e = buf_printf(out, "weir_%s %.9f\n", r->name, (double)values[j] / 1e9);
-            else if (r->kind != KIND_FAMILY)
-                e = buf_printf(out, "weir_%s %" PRIu64 "\n", r->name, values[j]);
-            else
-                e = buf_printf(out, "weir_%s{%s=\"%s\"} %" PRIu64 "\n", r->name, r->label,
-                               r->label_of(j), values[j]);
-        }
-        if (e)
-            return e;
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    ASSERT(n >= 0 && (size_t)n < sizeof(text)); /* what is longer has a call of its own */
+    o->e = o->e ? o->e : buf_append(o->out, slice_of(text, (size_t)n));
+}
+
+void metrics_label(struct metrics_out *o, const char *value)
+{
+    for (size_t n; *value; value += n) {
+        n = strcspn(value, "\\\"\n");
+        if (n)
+            o->e = o->e ? o->e : buf_append(o->out, slice_of(value, n));
+        else
+            metrics_line(o, *value == '\n' ? "\\n" : "\\%c", *value);
+        n += !n;
     }
-    return ERR_NONE;
+}
+
+void metrics_head(struct metrics_out *o, const char *name, enum metrics_type type, const char *help)
+{
+    static const char *const types[] = {"counter", "gauge", "histogram"};
+    /* In OpenMetrics a counter is called what its sample is without _total. */
+    int n = (int)strlen(name);
+    n -= o->openmetrics && type == METRICS_COUNTER ? 6 : 0;
+    metrics_line(o, "# HELP %.*s ", n, name);
+    metrics_label(o, help);
+    metrics_line(o, "\n# TYPE %.*s %s\n", n, name, types[type]);
+}
+
+static void put_seconds(struct metrics_out *o, uint64_t ns)
+{
+    metrics_line(o, " %" PRIu64 ".%09" PRIu64 "\n", ns / 1000000000, ns % 1000000000);
+}
+
+static void put_name(struct metrics_out *o, const struct row *r, const char *suffix,
+                     const char *module, const char *value)
+{
+    metrics_line(o, "weir_%s%s%s", r->name, suffix, module || value ? "{" : "");
+    if (module) {
+        metrics_line(o, "module=\"");
+        metrics_label(o, module);
+        metrics_line(o, value ? "\"," : "\"}");
+    }
+    if (value) {
+        metrics_line(o, "%s=\"", r->label);
+        metrics_label(o, value);
+        metrics_line(o, r->kind == KIND_HISTOGRAM ? "\"" : "\"}");
+    }
+}
+
+static void put_histogram(struct metrics_out *o, const struct row *r, const uint64_t *h,
+                          const char *value)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i <= r->n_bounds; i++) {
+        sum += h[i];
+        put_name(o, r, "_bucket", NULL, value);
+        if (i < r->n_bounds)
+            metrics_line(o, ",le=\"%g\"} %" PRIu64 "\n", (double)r->bounds[i] / 1e9, sum);
+        else
+            metrics_line(o, ",le=\"+Inf\"} %" PRIu64 "\n", sum);
+    }
+    put_name(o, r, "_sum", NULL, value);
+    metrics_line(o, "}");
+    put_seconds(o, h[r->n_bounds + 1]);
+    put_name(o, r, "_count", NULL, value);
+    metrics_line(o, "} %" PRIu64 "\n", sum);
+}
+
+static void put_samples(struct metrics_out *o, const struct row *r, const void *from,
+                        const char *module)
+{
+    int width = r->kind == KIND_HISTOGRAM ? r->n_bounds + 2 : 1;
+    const uint64_t *v = (const uint64_t *)((const char *)from + r->at);
+    for (int j = 0; j < r->count; j++, v += width) {
+        const char *value = r->label ? r->label_of(j) : NULL;
+        if ((r->label && !value) || (module && r->label && !*v))
+            continue;
+        if (r->kind == KIND_HISTOGRAM) {
+            put_histogram(o, r, v, value);
+            continue;
+        }
+        put_name(o, r, "", module, value);
+        if (r->kind == KIND_COUNTER_NS || r->kind == KIND_MOST_NS)
+            put_seconds(o, *v);
+        else
+            metrics_line(o, " %" PRIu64 "\n", *v);
+    }
+}
+
+void metrics_write(struct metrics_out *o, const struct metrics *m,
+                   const struct metrics_module *modules, uint32_t n_modules)
+{
+    char name[64];
+    for (size_t i = 0; i < ARRAY_LEN(rows) && !o->e; i++) {
+        const struct row *r = &rows[i];
+        snprintf(name, sizeof(name), "weir_%s", r->name);
+        metrics_head(o, name, type_of(r), r->help);
+        if (!r->module)
+            put_samples(o, r, m, NULL);
+        for (uint32_t k = 0; r->module && k < n_modules; k++)
+            if (modules[k].name)
+                put_samples(o, r, &modules[k], modules[k].name);
+    }
 }
 
 enum err metrics_write_docs(struct buf *out)
 {
+    static const char *const types[] = {"counter", "gauge", "histogram"};
     enum err e = buf_printf(out, "# Metrics\n\nMade by `weir docs metrics` from "
                                  "`src/tbl/metrics.def`.\n\n| name | type | labels | meaning |\n"
                                  "|---|---|---|---|\n");
     for (size_t i = 0; i < ARRAY_LEN(rows) && !e; i++)
-        e = buf_printf(out, "| `weir_%s` | %s | %s | %s |\n", rows[i].name, type_of(&rows[i]),
+        e = buf_printf(out, "| `weir_%s` | %s | %s%s%s | %s |\n", rows[i].name,
+                       types[type_of(&rows[i])], rows[i].module ? "module" : "",
+                       rows[i].module && rows[i].label ? ", " : "",
                        rows[i].label ? rows[i].label : "", rows[i].help);
     return e;
 }

@@ -21,6 +21,7 @@
 
 #include "base/buf.h"
 #include "base/list.h"
+#include "base/metrics.h"
 #include "guest/host.h"
 
 struct guest_call;
@@ -98,9 +99,10 @@ struct guest_function { /* an export that /api/exec may call */
 
 struct guest_module {
     char name[65];
-    uint32_t number;         /* the program's: the same for all versions of a module */
-    uint32_t refs;           /* the program's: calls that name it; 0: it may be unloaded */
-    uint64_t events;         /* that were started */
+    uint32_t number;               /* the program's: the same for all versions of a module */
+    uint32_t refs;                 /* the program's: calls that name it; 0: it may be unloaded */
+    uint64_t events;               /* that were started */
+    struct metrics_module *counts; /* the program's, of all versions; else nobody's */
     uint64_t made, restored; /* instances; of them, those that were put back for another event */
     bool held;               /* the program's: its calls wait */
     struct guest_module_limits limits;

@@ -94,6 +94,7 @@ static bool start(struct guests *g, struct guest_call *c)
     c->ran = true;
     metrics.guest_events_total++;
     m->events++;
+    m->counts->module_events_total++;
     return true;
 }
 
@@ -137,6 +138,20 @@ static void report(struct guest_call *c, enum err e)
     c->module->guests->ops.failed(c, e, slice_of(text, n));
 }
 
+static enum trap trap_of(const struct guest_call *c, enum err e)
+{
+    _Static_assert((int)TRAP_stack_overflow == WASMTIME_TRAP_CODE_STACK_OVERFLOW &&
+                       (int)TRAP_unreachable == WASMTIME_TRAP_CODE_UNREACHABLE_CODE_REACHED,
+                   "tbl/trap.def begins with the engine's codes");
+    return e == ERR_GUEST_DEADLINE  ? TRAP_deadline
+           : e == ERR_GUEST_TIMEOUT ? TRAP_timeout
+           : e == ERR_GUEST_CALLS   ? TRAP_calls
+           : e == ERR_GUEST_EXIT    ? TRAP_exit
+           : e == ERR_GUEST_TRAP && c->frame.trap <= (int)TRAP_unreachable
+               ? (enum trap)c->frame.trap
+               : TRAP_other;
+}
+
 static void finish(struct guests *g, struct guest_call *c, int polled)
 {
     enum err e = ERR_NONE;
@@ -150,6 +165,7 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
         e = c->over ? c->over : c->frame.trap < 0 ? ERR_GUEST_START : ERR_GUEST_TRAP;
         if (c->exited)
             e = c->over = ERR_GUEST_EXIT;
+        c->module->counts->module_failed_total[trap_of(c, e)]++;
         if (e == ERR_GUEST_DEADLINE || e == ERR_GUEST_TIMEOUT)
             metrics.guest_deadlines_total++;
         else
@@ -250,15 +266,19 @@ static void step(struct guests *g, struct guest_call *c)
 {
     ticker_arm();
     struct guest_module *m = c->module;
+    struct metrics_module *counts = m->counts; /* the module may be unloaded by its last event */
     uint64_t start_ns = c->slice_ns = sys_now_ns();
     int r = weir_call_poll(&c->frame);
     if (r == 0) {
         metrics.guest_slices_total++;
+        counts->module_slices_total++;
         enqueue(g, c, &c->module->ready);
     } else {
         finish(g, c, r);
     }
     g->clock_ns = sys_now_ns();
+    metrics.guest_cpu_seconds_total += g->clock_ns - start_ns;
+    counts->module_cpu_seconds_total += g->clock_ns - start_ns;
     cpu_count(g, m, g->clock_ns - start_ns);
     /* One slice that is used up, or a long end (a large memory is cleared), is all that an
      * iteration has: the loop is back within a tick and whatever the guest's last instruction took.
@@ -329,6 +349,7 @@ static void take_waiting(struct guests *g, struct guest_module *m)
     metrics.guests_waiting = --g->waiting;
     if (too_old(g, c)) {
         metrics.guest_deadlines_total++;
+        m->counts->module_failed_total[TRAP_timeout]++;
         g->ops.failed(c, ERR_GUEST_TIMEOUT, slice_str("it waited too long for its turn"));
         c->done(c, ERR_GUEST_TIMEOUT);
         g->clock_ns = sys_now_ns();

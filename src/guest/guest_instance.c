@@ -176,7 +176,11 @@ static bool take(struct weir_limit *limit, uint64_t n)
     bool first = limit->held + n <= i->module->memory_min + table;
     bool room = first || mem_room(MEM_GUEST, n);
     metrics.memory_refused_total += !room;
-    return room && mem_take(MEM_GUEST, n);
+    if (!room || !mem_take(MEM_GUEST, n))
+        return false;
+    uint64_t *peak = &i->module->counts->module_memory_peak_bytes;
+    *peak = MAX(*peak, limit->held + n);
+    return true;
 }
 
 /* The pool has as many places as calls may run, and guests have so much memory: idle instances make
@@ -217,6 +221,7 @@ static struct guest_instance *make(struct guests *g, struct guest_module *m)
     weir_store_limit(i->store, &i->limit);
     metrics.guest_instances_made_total++;
     m->made++;
+    m->counts->module_instances_made_total++;
     return i;
 }
 
@@ -229,6 +234,7 @@ struct guest_instance *guest_instance_take(struct guests *g, struct guest_call *
         unlink_kept(g, i);
         metrics.guest_instances_restored_total += !m->actor;
         m->restored += !m->actor;
+        m->counts->module_instances_restored_total += !m->actor;
     } else {
         i = make(g, m);
     }

@@ -378,6 +378,8 @@ enum err topics_publish(struct topics *t, struct slice space, struct slice name,
 bool topics_run(struct topics *t)
 {
     t->left = TOPIC_WRITES;
+    if (!list_empty(&t->pending))
+        loop_cause(t->net->loop, CAUSE_ws);
     while (t->left && !list_empty(&t->pending)) {
         struct publication *p = CONTAINER_OF(t->pending.next, struct publication, pending);
         spread(t, p);

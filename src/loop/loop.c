@@ -1,7 +1,5 @@
 #include "loop/loop.h"
 
-#include "base/metrics.h"
-
 enum err loop_init(struct loop *l)
 {
     memset(l, 0, sizeof(*l));
@@ -35,9 +33,45 @@ void loop_phase(struct loop *l, bool (*run)(void *arg), void *arg)
     l->phases[l->n_phases++].arg = arg;
 }
 
+/* The time since the mark goes to guests, as far as it was theirs, and to the cause. */
+static void spend(struct loop *l, uint64_t now_ns)
+{
+    uint64_t took = now_ns - l->mark_ns;
+    uint64_t guest = MIN(took, metrics.guest_cpu_seconds_total - l->mark_guest_ns);
+    l->spent_ns[CAUSE_guest] += guest;
+    l->spent_ns[l->cause == CAUSES ? CAUSE_other : l->cause] += took - guest;
+    l->mark_ns = now_ns;
+    l->mark_guest_ns = metrics.guest_cpu_seconds_total;
+}
+
+void loop_cause_change(struct loop *l, enum cause cause)
+{
+    if (l->cause != CAUSES) /* else nothing has run yet */
+        spend(l, sys_now_ns());
+    l->cause = (uint8_t)cause;
+}
+
+static void spend_begin(struct loop *l)
+{
+    l->cause = CAUSES;
+    l->mark_ns = l->now_ns;
+    l->mark_guest_ns = metrics.guest_cpu_seconds_total;
+    memset(l->spent_ns, 0, sizeof(l->spent_ns));
+}
+
+static enum cause spend_end(struct loop *l, uint64_t now_ns)
+{
+    int most = CAUSE_other;
+    spend(l, now_ns);
+    for (int i = 0; i < CAUSES; i++)
+        most = l->spent_ns[i] > l->spent_ns[most] ? i : most;
+    return (enum cause)most;
+}
+
 static void fire(struct timer *t, void *arg)
 {
     struct loop *l = arg;
+    loop_cause(l, CAUSE_timer);
     enum loop_kind kind = (enum loop_kind)(t->kind & 0xff);
     l->handlers[kind].timer(l->handlers[kind].arg, t);
 }
@@ -46,6 +80,8 @@ static void dispatch(struct loop *l, const struct sys_event *e)
 {
     unsigned kind = (unsigned)(e->data >> 56);
     ASSERT(kind < LOOP_KINDS && l->handlers[kind].ready);
+    if (kind != LOOP_CONN) /* whose protocol is the cause */
+        loop_cause(l, CAUSE_other);
     l->handlers[kind].ready(l->handlers[kind].arg, (uint32_t)(e->data >> 32) & 0xffffff,
                             (uint32_t)e->data, e->ready);
 }
@@ -53,9 +89,10 @@ static void dispatch(struct loop *l, const struct sys_event *e)
 /* How long this iteration was away, and how much of it was its own doing. The thread's time costs a
  * system call, so it is asked for only while work is pending from one iteration to the next, as
  * when guests that used up their slices run. */
-static void away_note(const struct loop *l, bool pending, uint64_t thread_ns)
+static void away_note(struct loop *l, bool pending, uint64_t thread_ns)
 {
-    uint64_t away_ns = sys_now_ns() - l->now_ns;
+    uint64_t now_ns = sys_now_ns(), away_ns = now_ns - l->now_ns;
+    metrics_iteration(spend_end(l, now_ns), away_ns);
     if (away_ns > metrics.loop_away_max_seconds)
         metrics.loop_away_max_seconds = away_ns;
     if (!pending || away_ns <= metrics.loop_busy_max_seconds)
@@ -80,6 +117,7 @@ void loop_run(struct loop *l)
         l->now_ns = sys_now_ns();
         l->now_ms = l->now_ns / 1000000;
         wheel_clock(&l->wheel, l->now_ms);
+        spend_begin(l);
         for (int i = 0; i < n; i++)
             dispatch(l, &events[i]);
         wheel_advance(&l->wheel, l->now_ms, fire, l);

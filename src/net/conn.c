@@ -331,6 +331,11 @@ static ssize_t receive(struct net *net, struct conn *c, size_t have, bool *ended
     return r == -EAGAIN || r == -EINTR ? 0 : r;
 }
 
+static void name_cause(struct net *net, const struct conn *c)
+{
+    loop_cause(net->loop, c->tls ? CAUSE_tls : (enum cause)net->protocols[c->protocol].cause);
+}
+
 static void read_input(struct net *net, struct conn *c)
 {
     bool ended = false;
@@ -357,6 +362,7 @@ static void read_ready(struct net *net, struct conn *c)
 {
     const struct conn_protocol *p = &net->protocols[c->protocol];
     net->fed = 0;
+    name_cause(net, c);
     enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
     if (ready == CONN_ALWAYS || (ready == CONN_TURN && net->waiting.head == NO_CONN))
         read_input(net, c);
@@ -372,6 +378,7 @@ static void on_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t rea
     struct conn *c = pool_get(&net->conns, slot, generation);
     if (!c || c->state == CONN_CLOSED)
         return;
+    name_cause(net, c);
     if (ready & SYS_OUT && c->tls)
         tls_writable(net, c);
     if (ready & SYS_OUT && c->queue)
@@ -494,6 +501,7 @@ static void turns_give(struct net *net)
             continue; /* what paused it resumes it */
         enum conn_ready ready = c->state == CONN_OPEN ? p->ready(p->owner, c) : CONN_ALWAYS;
         time = ready != CONN_NO_TIME;
+        name_cause(net, c);
         if (ready >= CONN_TURN)
             read_input(net, c);
         else if (ready == CONN_HELD)

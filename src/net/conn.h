@@ -37,6 +37,7 @@ enum conn_ready {
 /* What a connection speaks. The first argument of each callback is the owner. */
 struct conn_protocol {
     void *owner;
+    uint8_t cause;      /* enum cause: whose work its input is */
     uint32_t queue_max; /* bytes that the peer may leave unread */
     uint32_t spare;     /* bytes beyond limits.memory, for its input */
     uint32_t resume_at; /* bytes: conn_pause_full ends when no more wait */

@@ -82,6 +82,15 @@ bool sys_pages_open(void);      /* false: this kernel can't tell */
 /* How many regions there are; negative: more than cap, or no answer. */
 int sys_pages_written(const void *base, size_t n, struct sys_pages *out, unsigned cap);
 
+/* What the kernel says of this process; 0 where it does not. process_open comes before the cage and
+ * keeps descriptors. */
+struct sys_process {
+    uint64_t started_ms, cpu_ns, fds, resident, reserved; /* since 1970; bytes */
+    uint32_t fds_max;
+};
+void sys_process_open(void);
+void sys_process(struct sys_process *out);
+
 /* Of a part of this program's own data, its whole pages: gives back what was written there since it
  * was loaded (it is not to be read again), or forbids to write there. */
 void sys_data_drop(char *from, char *to);

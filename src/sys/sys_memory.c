@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sys/sys.h"
@@ -60,4 +61,33 @@ static int segments_trim(struct dl_phdr_info *info, size_t n, void *arg)
 void sys_code_trim(void)
 {
     dl_iterate_phdr(segments_trim, NULL);
+}
+
+/* ---- /proc/self, by descriptors that were opened before the cage ---- */
+
+static int statm = -1, fds = -1, smaps = -1;
+static uint64_t started_ms;
+static uint32_t fds_max;
+
+void sys_process_open(void)
+{
+    started_ms = sys_wall_ms();
+    fds_max = sys_fd_limit();
+    statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    smaps = open("/proc/self/smaps", O_RDONLY | O_CLOEXEC);
+    fds = open("/proc/self/fd", O_PATH | O_CLOEXEC);
+}
+
+void sys_process(struct sys_process *out)
+{
+    char text[128], *end = text;
+    struct timespec t;
+    ssize_t n = pread(statm, text, sizeof(text) - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    *out = (struct sys_process){.started_ms = started_ms, .fds_max = fds_max};
+    out->cpu_ns = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+    out->reserved = strtoull(text, &end, 10) * (uint64_t)getpagesize();
+    out->resident = strtoull(end, NULL, 10) * (uint64_t)getpagesize();
+    out->fds = fds < 0 ? 0 : sys_file_size(fds);
 }

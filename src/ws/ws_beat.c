@@ -87,7 +87,7 @@ static void demote(struct conn *c)
     c->beat |= WS_DEMOTED;
     c->released = false;
     metrics.heartbeat_demoted++;
-    metrics.heartbeat_demoted_total++;
+    metrics.heartbeat_demotions_total++;
 }
 
 /* What all that is logged has in common. */

@@ -255,6 +255,7 @@ void ws_server_init(struct ws_server *s, struct net *net, uint8_t protocol)
     s->pause_at = MIN(s->queue_max / 2, s->queue_max - MIN(most, s->queue_max));
     net->hold_ms = s->beat.demoted_per_s ? 1000 / s->beat.demoted_per_s : 1000;
     net->protocols[protocol] = (struct conn_protocol){.owner = s,
+                                                      .cause = CAUSE_ws,
                                                       .queue_max = s->queue_max,
                                                       .resume_at = s->pause_at / 2,
                                                       .length = ws_frame_length,

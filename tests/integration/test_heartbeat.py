@@ -109,7 +109,7 @@ def test_who_talks_is_demoted_then_evicted(start):
         assert w.logs("heartbeat_missed")[0]["demoted"] == 1
         evicted(w, c, SECOND)
     assert w.metric("heartbeat_misses_total") == 2
-    assert w.metric("heartbeat_demoted_total") == 1
+    assert w.metric("heartbeat_demotions_total") == 1
     assert w.metric("heartbeat_evicted_missed_total") == 1
 
 

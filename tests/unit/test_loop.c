@@ -179,6 +179,55 @@ static void time_is_read_once_an_iteration(void **state)
     assert_true(metrics.loop_away_max_seconds > 0);
 }
 
+static void spin_ms(uint64_t ms)
+{
+    for (uint64_t end = sys_now_ns() + ms * 1000000; sys_now_ns() < end;)
+        ;
+}
+
+/* In turns: all the time that each took counts, not the longest piece; of guests' time nobody's. */
+static bool busy_phase(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 3; i++) {
+        loop_cause(&loop, CAUSE_tls);
+        spin_ms(20);
+        loop_cause(&loop, CAUSE_ws);
+        spin_ms(1);
+    }
+    spin_ms(10);
+    loop_cause(&loop, CAUSE_admin);
+    uint64_t before = sys_now_ns();
+    spin_ms(iterations ? 500 : 20);
+    metrics.guest_cpu_seconds_total += sys_now_ns() - before;
+    return true;
+}
+
+static uint64_t iterations_by(enum cause cause)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i <= METRICS_BUCKETS_pause; i++)
+        sum += metrics.pause_seconds[cause][i];
+    return sum;
+}
+
+static void an_iteration_is_its_largest_causes(void **state)
+{
+    (void)state;
+    memset(&metrics, 0, sizeof(metrics));
+    loop_phase(&loop, busy_phase, NULL);
+    loop_phase(&loop, stop_after, &last);
+    timer.kind = LOOP_CONTROL;
+    loop_on(&loop, LOOP_CONTROL, on_ready, on_timer, trace);
+    wheel_set(&loop.wheel, &timer, 1);
+    last = 2;
+    loop_run(&loop);
+    assert_int_equal(iterations_by(CAUSE_tls), 1);
+    assert_int_equal(iterations_by(CAUSE_guest), 1); /* the second one */
+    assert_int_equal(iterations_by(CAUSE_ws) + iterations_by(CAUSE_admin), 0);
+    assert_true(metrics.pause_seconds[CAUSE_tls][METRICS_BUCKETS_pause + 1] >= 93000000);
+}
+
 static void data_words_keep_kind_slot_and_generation(void **state)
 {
     (void)state;
@@ -198,6 +247,7 @@ int main(void)
         LOOP_TEST(stop_before_running_runs_nothing),
         LOOP_TEST(a_timer_set_after_a_long_wait_is_not_early),
         LOOP_TEST(time_is_read_once_an_iteration),
+        LOOP_TEST(an_iteration_is_its_largest_causes),
         LOOP_TEST(data_words_keep_kind_slot_and_generation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
