@@ -101,6 +101,24 @@ uint64_t mem_bytes(enum mem_kind kind)
     return sum;
 }
 
+const char *mem_name(enum mem_kind kind)
+{
+    static const char *const names[] = {
+#define MEM_KIND(kind, name) name,
+#include "tbl/mem.def"
+#undef MEM_KIND
+    };
+    return names[kind];
+}
+
+uint64_t mem_buffer_bytes(void)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < MEM_POOL; i++)
+        sum += mem_bytes((enum mem_kind)i);
+    return sum;
+}
+
 void *mem_alloc_as(enum mem_kind kind, size_t n)
 {
     if (!mem_take(kind, n))
@@ -139,7 +157,7 @@ void mem_free(void *p, size_t n)
 
 bool mem_promise(uint64_t total, uint64_t process)
 {
-    uint64_t own = mem_bytes(MEM_BUFFER) + mem_bytes(MEM_POOL) + mem_bytes(MEM_TLS),
+    uint64_t own = mem_buffer_bytes() + mem_bytes(MEM_POOL) + mem_bytes(MEM_TLS),
              guests = mem_bytes(MEM_GUEST);
     base = process + ALLOWANCE - MIN(process, own + guests);
     promised = total;

@@ -10,11 +10,9 @@
 #include "base/base.h"
 
 enum mem_kind {
-    MEM_BUFFER, /* buffers and mem_alloc */
-    MEM_POOL,
-    MEM_TLS,   /* OpenSSL's */
-    MEM_CODE,  /* modules' */
-    MEM_GUEST, /* instances': memories, tables, and what their places keep */
+#define MEM_KIND(kind, name) MEM_##kind,
+#include "tbl/mem.def"
+#undef MEM_KIND
     MEM_KINDS
 };
 
@@ -46,10 +44,9 @@ bool mem_trim_due(void);
 
 uint64_t mem_bytes(enum mem_kind kind); /* held now, by all threads */
 
-static inline uint64_t mem_buffer_bytes(void)
-{
-    return mem_bytes(MEM_BUFFER);
-}
+const char *mem_name(enum mem_kind kind);
+/* Of those that are malloc's, and before MEM_POOL. */
+uint64_t mem_buffer_bytes(void);
 
 /* total: bytes of all processes that are promised. process: what they have now, of which
  * mem_bytes() but for MEM_CODE is a part. false: too little is left, nothing is bounded. Without a

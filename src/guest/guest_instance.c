@@ -49,7 +49,7 @@ static void unlink_kept(struct guests *g, struct guest_instance *i)
 static void image_take(struct guest_module *m, const uint8_t *base, size_t size, size_t data_end)
 {
     size_t n = MIN(size, data_end);
-    uint8_t *copy = n ? mem_alloc(n) : NULL;
+    uint8_t *copy = n ? mem_alloc_as(MEM_IMAGE, n) : NULL;
     if (n && !copy) {
         m->restorable = false;
         return;
@@ -290,7 +290,7 @@ void guest_instances_drop(struct guest_module *m)
         unlink_kept(m->guests, i);
         delete (i);
     }
-    mem_free(m->image, m->image_n);
+    mem_free_as(MEM_IMAGE, m->image, m->image_n);
     m->image = NULL;
     m->image_n = 0;
     m->image_taken = false;

@@ -49,7 +49,7 @@ static void entry_remove(struct kv *kv, struct kv_entry **at)
     kv->bytes -= kv_cost(key_of(e), value_of(e));
     kv->count--;
     kv->version++;
-    mem_free(e, sizeof(*e) + e->key_n + e->value_n);
+    mem_free_as(MEM_KV, e, sizeof(*e) + e->key_n + e->value_n);
 }
 
 uint64_t kv_get(const struct kv *kv, struct slice key, uint64_t now_ms, struct slice *value)
@@ -89,7 +89,7 @@ static enum err grow(struct kv *kv)
     uint32_t n = kv->n_buckets ? kv->n_buckets * 2 : BUCKETS_FIRST;
     if (kv->count < kv->n_buckets)
         return ERR_NONE;
-    struct kv_entry **buckets = mem_alloc(n * sizeof(struct kv_entry *));
+    struct kv_entry **buckets = mem_alloc_as(MEM_KV, n * sizeof(struct kv_entry *));
     if (!buckets)
         return ERR_NO_MEMORY;
     memset(buckets, 0, n * sizeof(struct kv_entry *));
@@ -99,7 +99,7 @@ static enum err grow(struct kv *kv)
             e->next = buckets[e->hash & (n - 1)];
             buckets[e->hash & (n - 1)] = e;
         }
-    mem_free(kv->buckets, kv->n_buckets * sizeof(struct kv_entry *));
+    mem_free_as(MEM_KV, kv->buckets, kv->n_buckets * sizeof(struct kv_entry *));
     kv->buckets = buckets;
     kv->n_buckets = n;
     return ERR_NONE;
@@ -118,7 +118,7 @@ enum err kv_set(struct kv *kv, struct slice key, struct slice value, uint64_t ex
     if (!kv_fits(kv, (int64_t)kv_cost(key, value) - (int64_t)old, now_ms))
         return ERR_LIMIT;
     at = find(kv, key, hash); /* what has expired may have gone */
-    struct kv_entry *made = mem_alloc(sizeof(*made) + key.n + value.n);
+    struct kv_entry *made = mem_alloc_as(MEM_KV, sizeof(*made) + key.n + value.n);
     if (!made)
         return ERR_NO_MEMORY;
     if (*at)
@@ -159,6 +159,6 @@ void kv_done(struct kv *kv)
     for (uint32_t i = 0; i < kv->n_buckets; i++)
         while (kv->buckets[i])
             entry_remove(kv, &kv->buckets[i]);
-    mem_free(kv->buckets, kv->n_buckets * sizeof(struct kv_entry *));
+    mem_free_as(MEM_KV, kv->buckets, kv->n_buckets * sizeof(struct kv_entry *));
     kv_init(kv, kv->max);
 }

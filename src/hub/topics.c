@@ -96,7 +96,7 @@ static enum err grow(struct topics *t)
     uint32_t n = t->n_buckets ? t->n_buckets * 2 : BUCKETS_FIRST;
     if (t->count < t->n_buckets)
         return ERR_NONE;
-    struct topic **buckets = mem_alloc(n * sizeof(struct topic *));
+    struct topic **buckets = mem_alloc_as(MEM_TOPIC, n * sizeof(struct topic *));
     if (!buckets)
         return ERR_NO_MEMORY;
     memset(buckets, 0, n * sizeof(struct topic *));
@@ -106,7 +106,7 @@ static enum err grow(struct topics *t)
             at->next = buckets[at->hash & (n - 1)];
             buckets[at->hash & (n - 1)] = at;
         }
-    mem_free(t->buckets, t->n_buckets * sizeof(struct topic *));
+    mem_free_as(MEM_TOPIC, t->buckets, t->n_buckets * sizeof(struct topic *));
     t->buckets = buckets;
     t->n_buckets = n;
     return ERR_NONE;
@@ -114,7 +114,7 @@ static enum err grow(struct topics *t)
 
 static struct topic *make(struct topics *t, const struct key *key)
 {
-    struct topic *topic = grow(t) ? NULL : mem_alloc(sizeof(*topic) + key->n);
+    struct topic *topic = grow(t) ? NULL : mem_alloc_as(MEM_TOPIC, sizeof(*topic) + key->n);
     if (!topic)
         return NULL;
     struct topic **bucket = &t->buckets[key->hash & (t->n_buckets - 1)];
@@ -136,7 +136,7 @@ static void topic_free(struct topics *t, struct topic *topic)
     *at = topic->next;
     t->count--;
     metrics.topics_active = t->count;
-    mem_free(topic, sizeof(*topic) + topic->key_n);
+    mem_free_as(MEM_TOPIC, topic, sizeof(*topic) + topic->key_n);
 }
 
 /* ---- members ---- */
@@ -144,7 +144,7 @@ static void topic_free(struct topics *t, struct topic *topic)
 struct hub_conn *topics_conn(struct conn *c)
 {
     struct hub_conn *h = c->hub;
-    if (!h && (h = mem_alloc(sizeof(*h))) != NULL) {
+    if (!h && (h = mem_alloc_as(MEM_TOPIC, sizeof(*h))) != NULL) {
         memset(h, 0, sizeof(*h));
         c->hub = h;
     }
@@ -179,7 +179,7 @@ static void publication_free(struct topics *t, struct publication *p)
     t->n_pending--;
     t->pending_bytes -= p->frame->n;
     frame_release(p->frame);
-    mem_free(p, sizeof(*p));
+    mem_free_as(MEM_TOPIC, p, sizeof(*p));
 }
 
 static void leave(struct topics *t, struct hub_conn *h, struct topic_member **at)
@@ -198,7 +198,7 @@ static void leave(struct topics *t, struct hub_conn *h, struct topic_member **at
     if (t->presence)
         presence_leave(t->presence, topic->hash, !topic->n_members);
     metrics.topic_members--;
-    mem_free(m, sizeof(*m));
+    mem_free_as(MEM_TOPIC, m, sizeof(*m));
     if (topic->n_members)
         return;
     while (!list_empty(&topic->publications))
@@ -220,7 +220,7 @@ void topics_conn_free(struct topics *t, struct conn *c)
         return;
     topics_leave_all(t, c);
     buf_done(&h->attachment);
-    mem_free(h, sizeof(*h));
+    mem_free_as(MEM_TOPIC, h, sizeof(*h));
     c->hub = NULL;
 }
 
@@ -235,15 +235,15 @@ enum err topics_join(struct topics *t, struct conn *c, struct slice space, struc
     struct topic *topic = find(t, &key);
     if (topic && *member_of(h, topic))
         return ERR_NONE;
-    struct topic_member *m = mem_alloc(sizeof(*m));
+    struct topic_member *m = mem_alloc_as(MEM_TOPIC, sizeof(*m));
     if (!m || (t->presence && presence_join(t->presence, key.hash))) {
-        mem_free(m, m ? sizeof(*m) : 0);
+        mem_free_as(MEM_TOPIC, m, m ? sizeof(*m) : 0);
         return ERR_NO_MEMORY;
     }
     if (!topic && !(topic = make(t, &key))) {
         if (t->presence)
             presence_leave(t->presence, key.hash, true);
-        mem_free(m, sizeof(*m));
+        mem_free_as(MEM_TOPIC, m, sizeof(*m));
         return ERR_NO_MEMORY;
     }
     *m = (struct topic_member){
@@ -352,10 +352,10 @@ enum err topics_publish(struct topics *t, struct slice space, struct slice name,
                         struct slice head, struct slice data)
 {
     struct topic *topic = topics_find(t, space, name);
-    struct publication *p = topic ? mem_alloc(sizeof(*p)) : NULL;
+    struct publication *p = topic ? mem_alloc_as(MEM_TOPIC, sizeof(*p)) : NULL;
     struct frame *frame = p ? frame_new(head, data) : NULL;
     if (!frame) {
-        mem_free(p, sizeof(*p));
+        mem_free_as(MEM_TOPIC, p, sizeof(*p));
         return topic ? ERR_NO_MEMORY : ERR_NONE;
     }
     bool only = list_empty(&topic->publications);
@@ -393,5 +393,5 @@ void topics_done(struct topics *t)
 {
     while (!list_empty(&t->pending))
         publication_free(t, CONTAINER_OF(t->pending.next, struct publication, pending));
-    mem_free(t->buckets, t->n_buckets * sizeof(struct topic *));
+    mem_free_as(MEM_TOPIC, t->buckets, t->n_buckets * sizeof(struct topic *));
 }

@@ -14,7 +14,7 @@ static void memory_add(struct sendqs *all, int64_t n)
 
 static struct frame *frame_make(uint32_t cap)
 {
-    struct frame *f = mem_alloc(sizeof(*f) + cap);
+    struct frame *f = mem_alloc_as(MEM_QUEUE, sizeof(*f) + cap);
     if (f)
         *f = (struct frame){.refs = 1, .cap = cap};
     return f;
@@ -43,7 +43,7 @@ void frame_release(struct frame *f)
         return;
     if (f->twin && f->twin != f)
         frame_release(f->twin);
-    mem_free(f, sizeof(*f) + f->cap);
+    mem_free_as(MEM_QUEUE, f, sizeof(*f) + f->cap);
 }
 
 /* ---- all queues ---- */
@@ -78,7 +78,7 @@ static void resize(struct sendqs *all, struct sendq *q, int64_t more)
 
 struct sendq *sendq_new(struct sendqs *all, struct conn *c)
 {
-    struct sendq *q = mem_alloc(sizeof(*q));
+    struct sendq *q = mem_alloc_as(MEM_QUEUE, sizeof(*q));
     if (!q)
         return NULL;
     *q = (struct sendq){.conn = c, .cap = SENDQ_FEW};
@@ -107,14 +107,14 @@ static void part_forget(struct sendqs *all, struct frame *f)
 static enum err part_add(struct sendqs *all, struct sendq *q, struct frame *f)
 {
     if (q->n == q->cap) {
-        struct frame **more = mem_alloc(2 * q->cap * sizeof(struct frame *));
+        struct frame **more = mem_alloc_as(MEM_QUEUE, 2 * q->cap * sizeof(struct frame *));
         if (!more)
             return ERR_NO_MEMORY;
         for (uint32_t i = 0; i < q->n; i++)
             more[i] = *part(q, i);
         memory_add(all, (int64_t)((q->parts == q->few ? 2 : 1) * q->cap * sizeof(struct frame *)));
         if (q->parts != q->few)
-            mem_free(q->parts, q->cap * sizeof(struct frame *));
+            mem_free_as(MEM_QUEUE, q->parts, q->cap * sizeof(struct frame *));
         q->parts = more;
         q->cap *= 2;
         q->head = 0;
@@ -134,10 +134,10 @@ void sendq_free(struct sendqs *all, struct sendq *q)
     list_remove(&q->node);
     if (q->parts != q->few) {
         memory_add(all, -(int64_t)(q->cap * sizeof(struct frame *)));
-        mem_free(q->parts, q->cap * sizeof(struct frame *));
+        mem_free_as(MEM_QUEUE, q->parts, q->cap * sizeof(struct frame *));
     }
     memory_add(all, -(int64_t)sizeof(*q));
-    mem_free(q, sizeof(*q));
+    mem_free_as(MEM_QUEUE, q, sizeof(*q));
 }
 
 /* Where the first frame begins of which nothing was sent. */

@@ -32,7 +32,7 @@ static void *z_alloc(void *opaque, unsigned n, unsigned size)
 {
     (void)opaque;
     size_t bytes = (size_t)n * size + 16;
-    size_t *p = mem_alloc(bytes);
+    size_t *p = mem_alloc_as(MEM_DEFLATE, bytes);
     if (p)
         *p = bytes;
     return p ? (uint8_t *)p + 16 : NULL;
@@ -42,12 +42,12 @@ static void z_release(void *opaque, void *p)
 {
     (void)opaque;
     size_t *at = (size_t *)(void *)((uint8_t *)p - 16);
-    mem_free(at, *at);
+    mem_free_as(MEM_DEFLATE, at, *at);
 }
 
 struct ws_deflate *ws_deflate_new(const uint64_t *now_ns, uint32_t least)
 {
-    struct ws_deflate *d = mem_alloc(sizeof(*d));
+    struct ws_deflate *d = mem_alloc_as(MEM_DEFLATE, sizeof(*d));
     if (!d)
         return NULL;
     memset(d, 0, sizeof(*d));
@@ -72,7 +72,7 @@ void ws_deflate_free(struct ws_deflate *d)
     inflateEnd(&d->inflater);
     buf_done(&d->frame);
     buf_done(&d->inflated);
-    mem_free(d, sizeof(*d));
+    mem_free_as(MEM_DEFLATE, d, sizeof(*d));
 }
 
 static uint64_t spend(struct ws_deflate *d, uint64_t ns)
