@@ -1,6 +1,7 @@
 /* The admin listener: health, metrics, and the way to what is changed at run time. */
 #include "app/config_value.h"
 #include "app/loops.h"
+#include "app/memory.h"
 
 #include <inttypes.h>
 
@@ -158,6 +159,75 @@ static void metrics_respond(struct gateway *gw, struct conn *c, const struct htt
     errand_start(gw, &a->ask.errand);
 }
 
+struct memory_ask {
+    struct ask ask;
+    struct {
+        uint64_t code, image, instances, peak;
+    } modules[];
+};
+
+static void memory_visit(struct gateway *gw, struct errand *e)
+{
+    struct memory_ask *a = CONTAINER_OF(e, struct memory_ask, ask.errand);
+    for (uint32_t i = 0; i < gw->config.n_modules && i < gw->states_max; i++) {
+        const struct module_code *c = gw->states[i].code;
+        a->modules[i].code += c ? c->guest.code_bytes : 0;
+        a->modules[i].image += c ? c->guest.image_n : 0;
+        a->modules[i].instances += c ? c->guest.running + c->guest.n_kept : 0;
+        a->modules[i].peak = MAX(a->modules[i].peak, gw->states[i].counts.module_memory_peak_bytes);
+    }
+    errand_next(gw, e);
+}
+
+static enum err memory_modules(const struct gateway *gw, const struct memory_ask *a,
+                               struct buf *out)
+{
+    const char *comma = "";
+    enum err e = buf_append(out, SLICE(",\"modules\":["));
+    for (uint32_t i = 0; i < gw->config.n_modules && !e; i++) {
+        if (!gw->states[i].code)
+            continue;
+        e = buf_printf(out,
+                       "%s{\"name\":\"%s\",\"code_bytes\":%" PRIu64 ",\"image_bytes\":%" PRIu64
+                       ",\"instances\":%" PRIu64 ",\"instance_peak_bytes\":%" PRIu64 "}",
+                       comma, gw->config.modules[i].name, a->modules[i].code, a->modules[i].image,
+                       a->modules[i].instances, a->modules[i].peak);
+        comma = ",";
+    }
+    return e ? e : buf_append(out, SLICE("]}\n"));
+}
+
+static void memory_home(struct gateway *gw, struct errand *errand)
+{
+    struct memory_ask *a = CONTAINER_OF(errand, struct memory_ask, ask.errand);
+    struct memory m;
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    enum err e = memory_take(&m);
+    e = e ? e : buf_append(&out, SLICE("{"));
+    e = e ? e : memory_write(&m, &out);
+    e = e ? e : memory_modules(gw, a, &out);
+    if (!ask_waits(gw, &a->ask))
+        ;
+    else if (e)
+        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
+    else
+        respond(gw, a->ask.conn, 200, SLICE("application/json"), buf_slice(&out));
+    buf_done(&out);
+    ask_free(gw, &a->ask);
+}
+
+static void memory_respond(struct gateway *gw, struct conn *c)
+{
+    struct memory_ask *a = ask_new(gw, c, false,
+                                   sizeof(*a) + gw->states_max * sizeof(a->modules[0]));
+    if (!a)
+        return;
+    a->ask.errand.visit = memory_visit;
+    a->ask.errand.home = memory_home;
+    errand_start(gw, &a->ask.errand);
+}
+
 /* Whether the request has the token; the time that takes tells nothing of it. */
 static bool token_right(const struct http_exchange *ex, struct slice token)
 {
@@ -216,6 +286,8 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
                 serving ? SLICE("ready\n") : SLICE("not ready\n"));
     else if (slice_eq(path, SLICE("/metrics")))
         metrics_respond(gw, c, ex);
+    else if (slice_eq(path, SLICE("/debug/memory")))
+        memory_respond(gw, c);
     else
         http_exchange_fail(&gw->admin, c, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
 }

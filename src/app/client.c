@@ -56,10 +56,12 @@ static unsigned call(const char *method, const char *path, struct slice body, st
     unsigned status = 0;
     buf_init(&request, REQUEST_MAX);
     if (buf_printf(&request,
-                   "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                   "%s %s%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                    "%s%s%sContent-Length: %zu\r\n\r\n",
-                   method, path, token ? "Authorization: Bearer " : "", token ? token : "",
-                   token ? "\r\n" : "", body.n)) {
+                   method, *path == '/' ? "" : "/api/v1/", path,
+                   token ? "Authorization: Bearer " : "", token ? token : "", token ? "
+" : "",
+                   body.n)) {
         fail("the path or the token is too long");
     } else if (exchange(buf_slice(&request), body, TIMEOUT_MS, answer)) {
         const char *end = memmem(answer->p, answer->len, "\r\n\r\n", 4);
@@ -144,6 +146,44 @@ static int reload(const char *path)
         printf("%s: another version is in force\n", json_string_value(name));
     if (json_is_true(json_object_get(doc, "handover")))
         printf("a new worker has taken over\n");
+    json_decref(doc);
+    return EXIT_SUCCESS;
+}
+
+static void print_numbers(const char *title, json_t *o)
+{
+    const char *key;
+    json_t *v;
+    printf("%s\n", title);
+    json_object_foreach(o, key, v)
+    {
+        const json_t *n = json_is_object(v) ? json_object_get(v, "pss_bytes") : v;
+        printf("  %-20s %12" JSON_INTEGER_FORMAT "\n", key, json_integer_value(n));
+    }
+}
+
+int client_memory(int argc, char **argv)
+{
+    bool json = argc == 1 && strcmp(argv[0], "--json") == 0;
+    if (argc && !json)
+        return EXIT_USAGE;
+    json_t *doc = ask("GET", "/debug/memory", SLICE_NONE);
+    if (!doc)
+        return EXIT_FAILURE;
+    if (json) {
+        json_dumpf(doc, stdout, JSON_INDENT(2));
+        putchar('\n');
+    } else {
+        print_numbers("counted, by owner", json_object_get(doc, "accounted_bytes"));
+        print_numbers("the allocator's", json_object_get(doc, "allocator_bytes"));
+        print_numbers("the kernel's (PSS), by kind of mapping", json_object_get(doc, "mappings"));
+        print_numbers("unexplained", json_object_get(doc, "unexplained"));
+        printf("%-22s %12" JSON_INTEGER_FORMAT "\n%-22s %12" JSON_INTEGER_FORMAT "%s%s\n", "PSS",
+               json_integer_value(json_object_get(doc, "pss_bytes")), "unexplained",
+               json_integer_value(json_object_get(doc, "unexplained_bytes")),
+               json_is_string(json_object_get(doc, "flagged")) ? "  too much: " : "",
+               json_is_string(json_object_get(doc, "flagged")) ? text(doc, "flagged") : "");
+    }
     json_decref(doc);
     return EXIT_SUCCESS;
 }

@@ -90,6 +90,8 @@ static const struct command {
      client_modules},
     {"modules", "remove NAME", "", "remove one that the configuration does not name", NULL,
      client_modules},
+    {"memory", "[--json]", "", "say whose a gateway's memory is, and what nobody's", NULL,
+     client_memory},
     {"reload", "", "", "put modules and a configuration in force that have changed; as SIGHUP does",
      command_reload, NULL},
     {"upgrade", "", "", "go on with the program as it is on disk now; as SIGUSR2 does",

@@ -8,6 +8,7 @@
 #include "app/control.h"
 #include "app/json.h"
 #include "app/loops.h"
+#include "app/memory.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "sys/sys_cage.h"
@@ -307,6 +308,7 @@ int worker_main(void)
             return EXIT_FAILURE;
     }
     sys_process_open();
+    memory_start();
     if (!promise(gw) || !become_user(&gw->config.run_as))
         return EXIT_FAILURE;
     const uid_t uid = getuid();

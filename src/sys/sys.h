@@ -90,6 +90,12 @@ struct sys_process {
 };
 void sys_process_open(void);
 void sys_process(struct sys_process *out);
+/* A piece of /proc/self/smaps; 0: its end, negative: an error. */
+ssize_t sys_maps_read(uint64_t at, void *p, size_t n);
+struct sys_malloc {
+    uint64_t used, free; /* bytes handed out, with malloc's own; had of the system, and free */
+};
+void sys_malloc(struct sys_malloc *out);
 
 /* Of a part of this program's own data, its whole pages: gives back what was written there since it
  * was loaded (it is not to be read again), or forbids to write there. */

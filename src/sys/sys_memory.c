@@ -91,3 +91,14 @@ void sys_process(struct sys_process *out)
     out->resident = strtoull(end, NULL, 10) * (uint64_t)getpagesize();
     out->fds = fds < 0 ? 0 : sys_file_size(fds);
 }
+
+ssize_t sys_maps_read(uint64_t at, void *p, size_t n)
+{
+    return pread(smaps, p, n, (off_t)at);
+}
+
+void sys_malloc(struct sys_malloc *out)
+{
+    struct mallinfo2 m = mallinfo2(); /* of all arenas */
+    *out = (struct sys_malloc){.used = m.uordblks + m.hblkhd, .free = m.fordblks};
+}
