@@ -12,7 +12,7 @@ static uint64_t start_bytes;
 
 static const char *const map_names[] = {"heap", "stack",  "program",   "program_data",
                                         "code", "engine", "anonymous", "other"};
-static const char *const part_names[] = {"malloc", "anonymous", "engine"};
+static const char *const part_names[] = {"malloc", "anonymous", "code", "engine"};
 
 /* ---- mappings ---- */
 
@@ -22,8 +22,14 @@ static enum memory_map kind_of(const struct memory_parse *p, uint64_t from, cons
     struct slice s = slice_of(name, n);
     bool joined = from == p->to;
     if (n && *name == '/') {
-        bool memfd = n > 7 && memcmp(name, "/memfd:", 7) == 0;
-        return memfd ? MEMORY_CODE : perms[1] == 'w' ? MEMORY_PROGRAM_DATA : MEMORY_PROGRAM;
+        static const char image[] = "/memfd:wasm-memory-image"; /* of instances' memories */
+        if (n >= sizeof(image) - 1 && memcmp(name, image, sizeof(image) - 1) == 0)
+            return MEMORY_ENGINE;
+        if ((n > 5 && memcmp(name, "/dev/", 5) == 0) || (n > 5 && memcmp(name, "/SYSV", 5) == 0))
+            return MEMORY_OTHER; /* shared, and of no file */
+        return n > 7 && memcmp(name, "/memfd:", 7) == 0 ? MEMORY_CODE
+               : perms[1] == 'w'                        ? MEMORY_PROGRAM_DATA
+                                                        : MEMORY_PROGRAM;
     }
     if (slice_eq(s, SLICE("[heap]")))
         return MEMORY_HEAP;
@@ -66,7 +72,7 @@ static void figure(struct memory_parse *p, const char *line)
         return;
     }
     p->out->of[p->kind].pss += bytes;
-    if (p->kind == MEMORY_ANONYMOUS && bytes > p->out->largest) {
+    if ((p->kind == MEMORY_ANONYMOUS || p->kind == MEMORY_OTHER) && bytes > p->out->largest) {
         p->out->largest = bytes;
         p->out->largest_from = p->from;
         p->out->largest_to = p->to;
@@ -127,8 +133,11 @@ static enum err measure(struct memory *m, int64_t parts[MEMORY_PARTS])
         m->rss += m->maps.of[i].rss;
     }
     parts[MEMORY_PART_MALLOC] = (int64_t)(m->malloc_used - m->counted);
-    parts[MEMORY_PART_ANONYMOUS] = (int64_t)(m->maps.of[MEMORY_HEAP].pss +
-                                             m->maps.of[MEMORY_ANONYMOUS].pss - a.used - a.free);
+    uint64_t heap = a.used - a.mapped + a.free, heap_pss = m->maps.of[MEMORY_HEAP].pss;
+    parts[MEMORY_PART_ANONYMOUS] = (int64_t)(heap_pss - MIN(heap, heap_pss) +
+                                             m->maps.of[MEMORY_ANONYMOUS].pss +
+                                             m->maps.of[MEMORY_OTHER].pss - a.mapped);
+    parts[MEMORY_PART_CODE] = (int64_t)(m->maps.of[MEMORY_CODE].pss - mem_bytes(MEM_CODE));
     parts[MEMORY_PART_ENGINE] = (int64_t)(m->maps.of[MEMORY_ENGINE].pss - mem_bytes(MEM_GUEST));
     m->read_ns = sys_now_ns() - began_ns;
     return ERR_NONE;
@@ -140,9 +149,8 @@ void memory_start(void)
     if (measure(&m, base))
         return;
     start_bytes = m.pss - MIN(m.pss, m.counted);
-    /* What malloc has had of the system and nobody has touched may be touched later. */
-    base[MEMORY_PART_ANONYMOUS] = MAX(base[MEMORY_PART_ANONYMOUS], 0);
-    base[MEMORY_PART_ENGINE] = MAX(base[MEMORY_PART_ENGINE], 0);
+    for (int i = 0; i < MEMORY_PARTS; i++) /* counted and not touched yet: it may be later */
+        base[i] = MAX(base[i], 0);
 }
 
 enum err memory_take(struct memory *m)

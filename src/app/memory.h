@@ -3,11 +3,12 @@
  *
  *   malloc's        what it has handed out, less what is counted as malloc's
  *   anonymous       the kernel's heap and anonymous mappings, less what malloc has of the system
+ *   code            modules' mapped files, less what is counted for them
  *   engine          what lies between guard pages (instances, fibers' and threads' stacks), less
  *                   what is counted for guests
  *
- * of each less what it was when the worker began to serve: that is "start", the engine's own and
- * libraries' memory. The program's file and modules' code are what they are. */
+ * of each less what it was when the worker began to serve, which is the engine's own and
+ * libraries'. The program's file is what it is. */
 #ifndef WEIR_MEMORY_H
 #define WEIR_MEMORY_H
 
@@ -18,7 +19,7 @@ enum memory_map {
     MEMORY_STACK,
     MEMORY_PROGRAM,      /* text and constants, from its file */
     MEMORY_PROGRAM_DATA, /* written copies of it, and what begins as zeros */
-    MEMORY_CODE,         /* modules', and their memories' images: memfds */
+    MEMORY_CODE,         /* modules': memfds */
     MEMORY_ENGINE,
     MEMORY_ANONYMOUS,
     MEMORY_OTHER,
@@ -33,7 +34,13 @@ struct memory_maps {
     uint64_t largest, largest_from, largest_to; /* PSS of an anonymous mapping, and which it is */
 };
 
-enum memory_part { MEMORY_PART_MALLOC, MEMORY_PART_ANONYMOUS, MEMORY_PART_ENGINE, MEMORY_PARTS };
+enum memory_part {
+    MEMORY_PART_MALLOC,
+    MEMORY_PART_ANONYMOUS,
+    MEMORY_PART_CODE,
+    MEMORY_PART_ENGINE,
+    MEMORY_PARTS
+};
 
 struct memory {
     struct memory_maps maps;

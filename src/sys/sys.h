@@ -93,7 +93,7 @@ void sys_process(struct sys_process *out);
 /* A piece of /proc/self/smaps; 0: its end, negative: an error. */
 ssize_t sys_maps_read(uint64_t at, void *p, size_t n);
 struct sys_malloc {
-    uint64_t used, free; /* bytes handed out, with malloc's own; had of the system, and free */
+    uint64_t used, free, mapped; /* bytes handed out; free; of the first, in own mappings */
 };
 void sys_malloc(struct sys_malloc *out);
 

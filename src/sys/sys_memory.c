@@ -100,5 +100,6 @@ ssize_t sys_maps_read(uint64_t at, void *p, size_t n)
 void sys_malloc(struct sys_malloc *out)
 {
     struct mallinfo2 m = mallinfo2(); /* of all arenas */
-    *out = (struct sys_malloc){.used = m.uordblks + m.hblkhd, .free = m.fordblks};
+    *out = (struct sys_malloc){
+        .used = m.uordblks + m.hblkhd, .free = m.fordblks, .mapped = m.hblkhd};
 }
