@@ -267,7 +267,8 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
     bool is_api = path.n >= api.n && memcmp(path.p, api.p, api.n) == 0;
     bool health = slice_eq(path, SLICE("/healthz")) || slice_eq(path, SLICE("/readyz"));
     struct slice rest = is_api ? slice_of(path.p + api.n, path.n - api.n) : SLICE_NONE;
-    enum err e = access_admin(gw, c->fd) ? access_check(gw, ex, is_api, health) : ERR_ADMIN_PEER;
+    bool guarded = is_api || slice_eq(path, SLICE("/debug/memory"));
+    enum err e = access_admin(gw, c->fd) ? access_check(gw, ex, guarded, health) : ERR_ADMIN_PEER;
     if (e)
         http_exchange_fail(
             &gw->admin, c, e,
