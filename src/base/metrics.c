@@ -326,5 +326,12 @@ enum err metrics_write_docs(struct buf *out)
                        types[type_of(&rows[i])], rows[i].module ? "module" : "",
                        rows[i].module && rows[i].label ? ", " : "",
                        rows[i].label ? rows[i].label : "", rows[i].help);
+    e = e ? e
+          : buf_printf(out,
+                       "\nBeside them `weir_build_info` (labels version, engine; always 1), and of "
+                       "the worker\n`process_start_time_seconds`, `process_cpu_seconds_total`, "
+                       "`process_open_fds`, `process_max_fds`,\n`process_resident_memory_bytes`, "
+                       "`process_virtual_memory_bytes`. Why the buckets are what they are:\n"
+                       "[OPERATIONS.md](OPERATIONS.md).\n");
     return e;
 }
