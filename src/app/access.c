@@ -13,7 +13,7 @@
 
 enum { CHECK_ROOM = 256 << 10 }; /* more than a token's JSON takes */
 enum { LOGGED_PATH = 1024 };
-enum { PEERS_IDLE = 4096 };      /* addresses that have nothing open and are remembered */
+enum { PEERS_IDLE = 4096 }; /* addresses that have nothing open and are remembered */
 
 static bool trusted(const struct gateway *gw, const struct address *a)
 {

@@ -248,7 +248,8 @@ static enum err access_check(const struct gateway *gw, const struct http_exchang
                              bool health)
 {
     struct slice token = slice_str(gw->config.admin.token);
-    bool loopback = true, own = host_allowed(&gw->config.admin, http_span_slice(ex->head, ex->req.host));
+    bool loopback = true,
+         own = host_allowed(&gw->config.admin, http_span_slice(ex->head, ex->req.host));
     config_listenable(gw->config.admin.address, &loopback);
     if (token.n && token_right(ex, token))
         return ERR_NONE; /* which no page has */

@@ -59,8 +59,7 @@ static unsigned call(const char *method, const char *path, struct slice body, st
                    "%s %s%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                    "%s%s%sContent-Length: %zu\r\n\r\n",
                    method, *path == '/' ? "" : "/api/v1/", path,
-                   token ? "Authorization: Bearer " : "", token ? token : "", token ? "
-" : "",
+                   token ? "Authorization: Bearer " : "", token ? token : "", token ? "\r\n" : "",
                    body.n)) {
         fail("the path or the token is too long");
     } else if (exchange(buf_slice(&request), body, TIMEOUT_MS, answer)) {
@@ -324,7 +323,8 @@ int client_conns(int argc, char **argv)
             return EXIT_FAILURE;
         json_array_foreach(json_object_get(doc, "connections"), i, c) print_conn(c);
         more = json_is_string(json_object_get(doc, "next"));
-        snprintf(cursor, sizeof(path) - (size_t)(cursor - path), "&cursor=%.16s", text(doc, "next"));
+        snprintf(cursor, sizeof(path) - (size_t)(cursor - path), "&cursor=%.16s",
+                 text(doc, "next"));
         json_decref(doc);
     }
     return EXIT_SUCCESS;

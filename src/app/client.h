@@ -9,11 +9,11 @@ extern const char *client_address;
 int client_modules(int argc, char **argv); /* lists them, or puts or removes one; 2: usage */
 int client_health(void);                   /* whether it serves */
 int client_reload(void);
-int client_memory(int argc, char **argv); /* [--json] */
+int client_memory(int argc, char **argv);  /* [--json] */
 int client_publish(int argc, char **argv); /* SPACE TOPIC TEXT */
 int client_conns(int argc, char **argv);
-int client_kick(int argc, char **argv); /* ID [CODE] */
-int client_tail(int argc, char **argv); /* [--once]: follows the log */
+int client_kick(int argc, char **argv);      /* ID [CODE] */
+int client_tail(int argc, char **argv);      /* [--once]: follows the log */
 int client_log_level(int argc, char **argv); /* [LEVEL] */
 int client_upgrade(void);
 int client_rollback(const char *module);

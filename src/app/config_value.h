@@ -13,7 +13,8 @@ bool config_number(const char *text, enum config_type type, uint64_t *out);
  * ERR_INVALID: *unset, a part of text, names a variable that has no value. */
 enum err config_expand(const char *text, struct buf *out, struct slice *unset) MUST_USE;
 
-/* Whether text is an address that can be listened on, a Unix socket's too; *loopback: only this machine reaches it. */
+/* Whether text is an address that can be listened on, a Unix socket's too; *loopback: only this
+ * machine reaches it. */
 bool config_listenable(const char *text, bool *loopback);
 
 /* Letters to change, add or leave out to make b of a; large where one is long. */

@@ -70,7 +70,8 @@ static json_t *conn_put(struct gateway *gw, const struct conn *c)
     char text[ADDRESS_TEXT];
     json_t *o = json_object();
     bool known = access_client(gw, c, NULL, &peer);
-    bool closing = c->state != CONN_OPEN || (c->protocol == PROTOCOL_WS && c->flags & WS_CLOSE_SENT);
+    bool closing = c->state != CONN_OPEN ||
+                   (c->protocol == PROTOCOL_WS && c->flags & WS_CLOSE_SENT);
     if (known)
         address_write(&peer, text);
     json_object_set_new(o, "id", admin_hex(conn_id(c)));

@@ -123,8 +123,9 @@ static int usage(FILE *to, int status)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
-    fprintf(to, "what asks a gateway that runs takes --admin IP:PORT or unix:/PATH, behind the rest "
-                "(default " CLIENT_ADDRESS ")\n");
+    fprintf(to,
+            "what asks a gateway that runs takes --admin IP:PORT or unix:/PATH, behind the rest "
+            "(default " CLIENT_ADDRESS ")\n");
     return status;
 }
 

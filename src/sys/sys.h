@@ -27,7 +27,8 @@ int sys_poller_remove(int poller, int fd);
 int sys_poller_wait(int poller, struct sys_event *out, int timeout_ms);
 
 /* Sockets. An address is numeric, `host` without brackets; one that begins with / is the path of a
- * Unix socket, which only its owner reaches, and which takes the place of one that nobody serves. */
+ * Unix socket, which only its owner reaches, and which takes the place of one that nobody serves.
+ */
 struct sys_address {
     char text[64]; /* "1.2.3.4:5678" or "[::1]:5678" */
 };
@@ -36,7 +37,7 @@ int sys_listen(const char *host, uint16_t port);
  * Other programs can't join them, but for one of the same user that asks to. */
 int sys_listen_more(int first);
 int sys_accept(int listener); /* TCP_NODELAY set */
-void sys_pause(uint32_t ms); /* sleeps */
+void sys_pause(uint32_t ms);  /* sleeps */
 /* A blocking connection whose reads and writes give up after a time. */
 int sys_connect(const char *host, uint16_t port, uint32_t timeout_ms);
 int sys_peer(int fd, struct address *out);
