@@ -1,7 +1,6 @@
 #include "app/memory.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "sys/sys.h"
 
@@ -44,12 +43,27 @@ static enum memory_map kind_of(const struct memory_parse *p, uint64_t from, cons
                                                                                  : MEMORY_ANONYMOUS;
 }
 
+/* The number at *at, which moves behind it; base 10 or 16. */
+static uint64_t number(const char **at, const char *end, unsigned base)
+{
+    static const char digits[] = "0123456789abcdef";
+    uint64_t n = 0;
+    for (const char *digit; *at < end && **at && (digit = memchr(digits, **at, base)) != NULL;
+         ++*at)
+        n = n * base + (uint64_t)(digit - digits);
+    return n;
+}
+
 /* "FROM-TO PERMS OFFSET DEVICE INODE   NAME" */
 static void mapping(struct memory_parse *p, const char *line, size_t n)
 {
-    char *at;
-    uint64_t from = strtoull(line, &at, 16), to = strtoull(at + 1, &at, 16);
-    const char *perms = at + 1, *name = perms, *end = line + n;
+    const char *at = line, *end = line + n;
+    uint64_t from = number(&at, end, 16), to;
+    at += at < end;
+    to = number(&at, end, 16);
+    if (end - at < 6)
+        return;
+    const char *perms = at + 1, *name = perms;
     for (int field = 0; field < 4 && name < end; field++) {
         name = memchr(name, ' ', (size_t)(end - name));
         name = name ? name + 1 : end;
@@ -64,9 +78,12 @@ static void mapping(struct memory_parse *p, const char *line, size_t n)
     p->out->of[p->kind].mappings++;
 }
 
-static void figure(struct memory_parse *p, const char *line)
+static void figure(struct memory_parse *p, const char *line, size_t n)
 {
-    uint64_t bytes = strtoull(line + 4, NULL, 10) << 10;
+    const char *at = line + 4, *end = line + n;
+    while (at < end && *at == ' ')
+        at++;
+    uint64_t bytes = number(&at, end, 10) << 10;
     if (line[0] == 'R') {
         p->out->of[p->kind].rss += bytes;
         return;
@@ -88,7 +105,7 @@ size_t memory_parse(struct memory_parse *p, struct slice text)
         if (hex && n > 40)
             mapping(p, line, n);
         else if (n > 4 && (memcmp(line, "Rss:", 4) == 0 || memcmp(line, "Pss:", 4) == 0))
-            figure(p, line);
+            figure(p, line, n);
     }
     return (size_t)(line - (const char *)text.p);
 }

@@ -96,6 +96,8 @@ static void hostile_text_is_only_text(void **state)
     }
 }
 
+#ifndef __SANITIZE_ADDRESS__ /* its allocator answers no mallinfo, and fills mappings of its own:  \
+                                scripts/test runs these of another build */
 static char *page(struct memory *m)
 {
     struct buf out;
@@ -169,6 +171,7 @@ static void a_leak_of_mappings_is_named(void **state)
     assert_non_null(strstr(text, "\"flagged\":null"));
     free(text);
 }
+#endif
 
 static void a_buffer_too_small_is_an_error(void **state)
 {
@@ -188,9 +191,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mappings_are_of_a_kind),
         cmocka_unit_test(hostile_text_is_only_text),
+#ifndef __SANITIZE_ADDRESS__ /* its allocator answers no mallinfo, and fills mappings of its own   \
+                              */
         cmocka_unit_test(what_is_counted_is_explained),
         cmocka_unit_test(a_leak_of_malloc_is_named),
         cmocka_unit_test(a_leak_of_mappings_is_named),
+#endif
         cmocka_unit_test(a_buffer_too_small_is_an_error),
     };
     sys_process_open();
