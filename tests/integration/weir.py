@@ -427,7 +427,7 @@ class Weir:
         self.config = {"listen": [{"address": f"{HOST}:{self.port}"}],
                        "cache": str(cache),
                        # Tests that count frames want no pings between them.
-                       "heartbeat": {"interval": "0s"}, **config,
+                       "heartbeat": {"interval": "0s"}, "log_rate": 0, **config,  # and each line
                        "admin": {"address": f"{HOST}:{self.admin}", **config.get("admin", {})}}
         actors = '"instance": "module"' in json.dumps(self.config)  # they need one loop
         for key, value in DEFAULTS.items():
