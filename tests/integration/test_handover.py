@@ -425,6 +425,8 @@ def test_a_new_worker_that_fails(gate, when):
             wait_for("it is stopped", lambda: proc_state(second) == "T")
             kill(second)
         wait_for("it is given up", lambda: gate.logs("handover_failed"), 10)
+        if when != "it starts":
+            gate.wait_logs("handover_kept")  # the worker says it, the supervisor the line before
         assert len(gate.logs("handover_kept")) == (when != "it starts")
         assert b.message()[1] == b"meanwhile"
         assert ask(a, b"i") == ident and ask(b, b"x") == b"x"

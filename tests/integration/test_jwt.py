@@ -9,7 +9,7 @@ import time
 import pytest
 import tokens
 
-from weir import TEXT, Weir, frame, guest, handshake, problem, refuses_to_serve, run_cli
+from weir import TEXT, Weir, frame, guest, handshake, problem, refuses_to_serve, run_cli, wait_for
 
 SECRET = b"a secret of 32 bytes or more, which nobody guesses"
 CONFIG_BASE = {
@@ -345,7 +345,12 @@ def test_claims_in_handshake_and_open(weir, keys):
 
 
 def test_a_refused_handshake_wakes_no_guest(weir):
-    before = weir.metric("guest_events_total")
+    def settled():  # ends of connections of the tests before
+        n = weir.metric("guest_events_total")
+        time.sleep(0.1)
+        return n == weir.metric("guest_events_total") and n
+
+    before = wait_for("no guest runs", settled)
     with weir.raw() as c:
         r = c.send(handshake("/hs?f7sub")).response()
         problem(r, 401, "TOKEN_MISSING")

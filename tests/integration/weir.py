@@ -22,6 +22,8 @@ WEIRC_BIN = os.environ.get("WEIRC_BIN", str(pathlib.Path(WEIR_BIN).parent / "wei
 # What a test does not say itself: as {"workers": 2}, for the tests that are not about what one loop does.
 DEFAULTS = json.loads(os.environ.get("WEIR_CONFIG", "{}"))
 WORKERS = DEFAULTS.get("workers", 1)
+# The engine of modules for which a test names none: each test that runs guests can run on both.
+ENGINE = os.environ.get("WEIR_ENGINE")
 GUESTS = pathlib.Path(__file__).resolve().parent / "guests"
 HOST = "127.0.0.1"
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
@@ -432,6 +434,10 @@ class Weir:
         actors = '"instance": "module"' in json.dumps(self.config)  # they need one loop
         for key, value in DEFAULTS.items():
             self.config.setdefault(key, 1 if key == "workers" and actors else value)
+        if ENGINE:
+            self.config["modules"] = {
+                name: {"engine": ENGINE, **(m if isinstance(m, dict) else {"path": str(m)})}
+                for name, m in self.config.get("modules", {}).items()}
         self.file = self.folder / f"weir-{self.port}.yaml"
         self.file.write_text(json.dumps(self.config, indent=1))  # JSON is YAML
         self.nofile, self.env = nofile, env
