@@ -348,9 +348,9 @@ def test_a_refused_handshake_wakes_no_guest(weir):
     def settled():  # ends of connections of the tests before
         n = weir.metric("guest_events_total")
         time.sleep(0.1)
-        return n == weir.metric("guest_events_total") and n
+        return n == weir.metric("guest_events_total") and [n]
 
-    before = wait_for("no guest runs", settled)
+    [before] = wait_for("no guest runs", settled)
     with weir.raw() as c:
         r = c.send(handshake("/hs?f7sub")).response()
         problem(r, 401, "TOKEN_MISSING")
