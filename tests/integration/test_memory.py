@@ -57,11 +57,17 @@ class Promise:
 def promise(start):
     """A gateway that promises 9 MiB more than it has when it begins."""
     config = {"modules": MODULES, "routes": ROUTES, "limits": {"body": "1MiB", "message": "1MiB", "send_queue": "1MiB"}}
-    w = start(config)
-    has = int(w.metric("memory_accounted_bytes"))
-    w.stop()
-    config["limits"]["memory"] = f"{(has + MARGIN) >> 10}KiB"
-    w = start(config)
+    for _ in range(5):
+        w = start(config)
+        has = int(w.metric("memory_accounted_bytes"))
+        w.stop()
+        limited = {**config, "limits": {**config["limits"], "memory": f"{(has + MARGIN) >> 10}KiB"}}
+        w = start(limited, start=False)
+        try:
+            w.start()
+            break
+        except AssertionError:  # what it has is not the same twice, as others share its libraries
+            assert w.logs("memory_short")
     p = Promise(w, (has + MARGIN) >> 10 << 10)
     p.kept()
     yield p
