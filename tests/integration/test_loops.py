@@ -516,7 +516,7 @@ def test_what_one_loop_refuses_no_loop_has(start, tmp_path):
 
 
 def test_swaps_under_traffic(start, tmp_path):
-    w = start({**swap.config(tmp_path), "workers": LOOPS, "limits": {"guests": 8}})
+    w = start({**swap.config(tmp_path), "workers": LOOPS, "limits": FEW})
     over, bad, counts = threading.Event(), [], []
 
     def talk():
