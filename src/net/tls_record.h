@@ -1,7 +1,7 @@
 /* TLS records after the handshake (RFC 8446 5, RFC 5246 6.2, RFC 5288, RFC 7905). OpenSSL does the
  * handshake and the ciphers; once its SSL object has gone, a connection is the keys below. Only
  * AEADs, no compression, no renegotiation, no early data: so a record is a header, a nonce that
- * counts, and a tag. docs/adr/0006-tls-records.md says why. */
+ * counts, and a tag. docs/adr/0008-tls-records.md says why. */
 #ifndef WEIR_TLS_RECORD_H
 #define WEIR_TLS_RECORD_H
 
