@@ -98,17 +98,25 @@ static bool stopped(const struct conn *c)
 
 /* ---- life ---- */
 
-struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
+/* c NULL, as there is no place: fd is closed. */
+static bool begin(struct conn *c, int fd, uint8_t protocol)
 {
-    struct conn *c = pool_alloc(&net->conns);
     if (!c) {
         sys_close(fd);
-        return NULL;
+        return false;
     }
     c->fd = fd;
     c->protocol = protocol;
     c->close_reason = CLOSE_COUNT;
     c->timer.kind = LOOP_CONN;
+    return true;
+}
+
+struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
+{
+    struct conn *c = pool_alloc(&net->conns);
+    if (!begin(c, fd, protocol))
+        return NULL;
     if (sys_poller_add(net->loop->poller, fd, SYS_IN | SYS_OUT | SYS_EDGE, poll_data(c)) < 0) {
         sys_close(fd);
         pool_free(&net->conns, c);
@@ -158,14 +166,8 @@ struct conn *conn_adopt(struct net *net, int fd, uint8_t protocol, uint64_t id,
                         const struct conn_rest *rest)
 {
     struct conn *c = id >> 56 ? NULL : pool_adopt(&net->conns, (uint32_t)(id >> 32), (uint32_t)id);
-    if (!c) {
-        sys_close(fd);
+    if (!begin(c, fd, protocol))
         return NULL;
-    }
-    c->fd = fd;
-    c->protocol = protocol;
-    c->close_reason = CLOSE_COUNT;
-    c->timer.kind = LOOP_CONN;
     /* What is there to read already is told as soon as the poller has it. */
     if ((rest->saved.n && buf_keep(&c->saved, NET_RECEIVE, rest->saved)) ||
         conn_queue_restore(net, c, rest) ||
