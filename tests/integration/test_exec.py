@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from weir import Raw, guest, problem, wait_for
+from weir import Raw, guest, problem, rounds, wait_for
 
 EXAMPLE_ADD = guest("add")
 CONFIG = {
@@ -239,10 +239,10 @@ def test_concurrent_calls_do_not_share_an_instance(weir):
     conns = [weir.raw() for _ in range(30)]
     request = "POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{}"
     for i, c in enumerate(conns):
-        body = f"[{3000000 + i}]"
+        body = f"[{rounds(3000000) + i}]"
         c.send(request.format(len(body), body))
     for i, c in enumerate(conns):
-        assert c.response().body == f"{3000000 + i}\n".encode()
+        assert c.response().body == f"{rounds(3000000) + i}\n".encode()
         c.close()
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from weir import BINARY, Frame, GUEST_SAYS, PING, PONG, TEXT, close, frame, guest, handshake, problem
+from weir import BINARY, Frame, GUEST_SAYS, PING, PONG, TEXT, close, frame, guest, handshake, problem, rounds
 
 LIMIT, GONE, INVALID, ABSENT = -1, -2, -3, -4
 WS = {"path": guest("ws"), "limits": {"deadline": "100ms", "timeout": "5s"}}
@@ -155,9 +155,9 @@ def test_fresh_instance_for_each_message(weir, path):
 def test_order_is_kept_behind_a_slow_event(weir):
     """Events of one connection run one at a time, in order, though the first needs many slices."""
     with Guest(weir, "/patient") as g:
-        g.raw.send(frame(BINARY, b"N" + u32(60000000) + b"slow") +
+        g.raw.send(frame(BINARY, b"N" + u32(rounds(60000000)) + b"slow") +
                    b"".join(frame(BINARY, b"e" + str(i).encode()) for i in range(200)) +
-                   frame(BINARY, b"N" + u32(20000000) + b"slow again") + frame(BINARY, b"elast"))
+                   frame(BINARY, b"N" + u32(rounds(20000000)) + b"slow again") + frame(BINARY, b"elast"))
         assert g.raw.message() == (BINARY, b"slow")
         for i in range(200):
             assert g.raw.message() == (BINARY, str(i).encode())
@@ -167,7 +167,7 @@ def test_order_is_kept_behind_a_slow_event(weir):
 
 def test_a_slow_event_does_not_hold_up_other_connections(weir):
     with Guest(weir, "/patient") as slow, Guest(weir, "/patient") as same, Guest(weir) as other:
-        slow.send(b"N", u32(300000000), b"slow")
+        slow.send(b"N", u32(rounds(300000000)), b"slow")
         weir.wait_metric("guests_running", 1)
         for _ in range(5):
             assert same.ask(b"equick") == b"quick"
@@ -889,7 +889,7 @@ def test_chaos_keeps_the_books(weir):
                     g.raw.send(b"\xff\xff")
                     g.raw.close_frame(1002)
                 elif way == 4:
-                    g.send(b"N", u32(3000000), b"x")
+                    g.send(b"N", u32(rounds(3000000)), b"x")
                     g.raw.reset()
                 g.raw.close()
         except Exception as e:  # reported by the main thread

@@ -1,7 +1,7 @@
 """HTTP/1.1 on the wire: RFC 9110, RFC 9112, and what this gateway refuses for strictness."""
 import pytest
 
-from weir import Gate, HOST, Raw, guest, problem
+from weir import Gate, HOST, Raw, guest, problem, rounds
 
 CONFIG = {
     "limits": {"head": "2KiB", "target": "512", "body": "1KiB", "head_timeout": "5s"},
@@ -49,13 +49,14 @@ def test_pipelined_answers_in_order(weir):
 
 def test_pipelined_answers_in_order_behind_a_slow_guest(weir):
     """A guest that yields must not let the next request of its connection overtake it."""
-    spin = "POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n[40000000]"
+    n = str(rounds(40000000))
+    spin = f"POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(n) + 2}\r\n\r\n[{n}]"
     with weir.raw() as c:
         c.send(spin + add(1, 2) + GET + spin + "GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert c.response().body == b"40000000\n"
+        assert c.response().body == f"{n}\n".encode()
         assert c.response().body == b"3\n"
         assert c.response().status == 200
-        assert c.response().body == b"40000000\n"
+        assert c.response().body == f"{n}\n".encode()
         assert c.response().status == 404
 
 
@@ -97,11 +98,11 @@ def test_half_closed_client_gets_its_answer(weir):
 
 
 def test_half_closed_client_gets_a_slow_guests_answer(weir):
+    n = str(rounds(100000000))
     with weir.raw() as c:
-        c.send("POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n"
-               "[100000000]").shut()
+        c.send(f"POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(n) + 2}\r\n\r\n[{n}]").shut()
         r = c.response()
-        assert (r.status, r.body) == (200, b"100000000\n")
+        assert (r.status, r.body) == (200, f"{n}\n".encode())
         c.closed()
 
 
