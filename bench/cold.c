@@ -3,6 +3,9 @@
  * file on: open, load, instantiate, call.
  *
  *     bench-cold [--load] [--anew | --no-scan] [--pulley] MODULE.cwasm [ROUNDS]
+ *     bench-cold --spin NS [ROUNDS]
+ *
+ * --spin counts for about NS nanoseconds a round and calls nothing: the tail that is the machine's.
  *
  * The instance is restored where the module allows it; --anew: made and deleted each time;
  * --no-scan: that too, and as on a kernel that can't report written pages. Prints JSON: P50 and P99
@@ -72,6 +75,52 @@ static void call_once(struct guests *g, struct guest_module *m, uint64_t *now_ns
         ;
 }
 
+static void count(uint64_t n)
+{
+    for (volatile uint64_t i = 0; i < n; i++)
+        ;
+}
+
+static uint32_t count_ns(uint64_t n)
+{
+    uint64_t start_ns = sys_now_ns();
+    count(n);
+    return (uint32_t)(sys_now_ns() - start_ns);
+}
+
+/* Rounds of the same work, about `ns` each where nothing interrupts it. */
+static void spin(uint32_t *took, uint32_t rounds, uint64_t ns)
+{
+    enum { TRIES = 1000, STEPS = 10000 };
+    for (uint32_t i = 0; i < TRIES; i++)
+        took[i % rounds] = count_ns(STEPS);
+    qsort(took, MIN(rounds, TRIES), sizeof(*took), by_size);
+    uint64_t steps = ns * STEPS / MAX(took[MIN(rounds, TRIES) / 2], 1);
+    for (uint32_t i = 0; i < rounds; i++)
+        took[i] = count_ns(steps);
+}
+
+/* Not getrusage's: that keeps what the parent had before exec. */
+static long peak_kb(void)
+{
+    char line[256];
+    long kb = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "VmHWM: %ld", &kb) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kb;
+}
+
+static int print(uint32_t *took, uint32_t rounds)
+{
+    qsort(took, rounds, sizeof(*took), by_size);
+    return printf("{\"rounds\": %u, \"peak_kb\": %ld, \"p50_us\": %.3f, \"p99_us\": %.3f}\n",
+                  rounds, peak_kb(), took[rounds / 2] / 1e3, took[rounds - 1 - rounds / 100] / 1e3);
+}
+
 static void load(struct guests *g, struct guest_module *m, bool pulley, const char *path)
 {
     struct buf why;
@@ -91,24 +140,11 @@ static void load(struct guests *g, struct guest_module *m, bool pulley, const ch
     buf_done(&why);
 }
 
-/* Not getrusage's: that keeps what the parent had before exec. */
-static long peak_kb(void)
-{
-    char line[256];
-    long kb = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof(line), f))
-        if (sscanf(line, "VmHWM: %ld", &kb) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return kb;
-}
-
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: bench-cold [--load] [--anew] [--no-scan] [--pulley] MODULE.cwasm [ROUNDS]\n");
+            "usage: bench-cold [--load] [--anew] [--no-scan] [--pulley] MODULE.cwasm [ROUNDS]\n"
+            "       bench-cold --spin NS [ROUNDS]\n");
     return 2;
 }
 
@@ -124,10 +160,12 @@ int main(int argc, char **argv)
                                   .budget_ns = UINT64_MAX};
     const struct guest_ops ops = {.failed = failed, .output = output, .environment = environment};
     uint64_t now_ns = sys_now_ns();
-    bool from_file = false, pulley = false, anew = false;
+    bool from_file = false, pulley = false, anew = false, spinning = false;
     for (; argc > 1 && argv[1][0] == '-'; argc--, argv++)
         if (strcmp(argv[1], "--load") == 0)
             from_file = true;
+        else if (strcmp(argv[1], "--spin") == 0)
+            spinning = true;
         else if (strcmp(argv[1], "--pulley") == 0)
             pulley = true;
         else if (strcmp(argv[1], "--anew") == 0)
@@ -140,6 +178,10 @@ int main(int argc, char **argv)
     uint32_t *took = calloc(rounds + 1, sizeof(*took));
     if (argc < 2 || argc > 3 || !rounds || !took)
         return usage();
+    if (spinning) {
+        spin(took, rounds, strtoull(argv[1], NULL, 10));
+        return print(took, rounds) < 0;
+    }
     mallopt(M_TRIM_THRESHOLD, 1 << 20); /* as in main.c */
     guests_init(&g, &limits, &ops, &now_ns);
     load(&g, &m, pulley, argv[1]);
@@ -154,8 +196,6 @@ int main(int argc, char **argv)
         if (i >= WARMUP)
             took[i - WARMUP] = (uint32_t)(sys_now_ns() - start_ns);
     }
-    qsort(took, rounds, sizeof(*took), by_size);
-    printf("{\"rounds\": %u, \"peak_kb\": %ld, \"p50_us\": %.3f, \"p99_us\": %.3f}\n", rounds,
-           peak_kb(), took[rounds / 2] / 1e3, took[rounds - 1 - rounds / 100] / 1e3);
+    print(took, rounds);
     return ended == (uint64_t)rounds + WARMUP ? 0 : 1;
 }
