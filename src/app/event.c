@@ -428,6 +428,7 @@ void event_start_http(struct event *ev)
 {
     struct http_server *s = &ev->gw->http;
     struct conn *c = ev->conn;
+    c->asked = ev->call.module->number + 1;
     enum err e = event_start(ev);
     if (e)
         http_exchange_fail(s, c, e, SLICE_NONE, SLICE_NONE);

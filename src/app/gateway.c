@@ -85,15 +85,19 @@ enum conn_ready gateway_ready(const struct gateway *gw, const struct guest_modul
 {
     if (!guests_admit(&gw->guests))
         return CONN_NO_TIME;
-    bool room = gw->net.fed < TURN_EVENTS && !(m && guests_full(&gw->guests, m));
+    bool room = gw->net.fed < TURN_EVENTS &&
+                !(m && (guests_full(&gw->guests, m) || guests_over(&gw->guests, m)));
     return room ? CONN_TURN : CONN_NO_ROOM;
 }
 
 static enum conn_ready public_ready(void *owner, struct conn *c)
 {
-    (void)c;
     struct gateway *gw = owner;
-    return gw->leaving ? CONN_NO_TIME : gateway_ready(gw, NULL);
+    /* What it asks for now is not known before it is read: most likely, the same again. */
+    const struct guest_module *m = c->asked ? gateway_module(gw, c->asked - 1, c) : NULL;
+    bool over = m && guests_over(&gw->guests, m);
+    enum conn_ready ready = gw->leaving ? CONN_NO_TIME : gateway_ready(gw, NULL);
+    return ready == CONN_TURN && over ? CONN_NO_ROOM : ready;
 }
 
 static void admin_on_request(void *owner, struct conn *c, struct http_exchange *ex)

@@ -129,6 +129,7 @@ struct guest_module {
     struct list waiting; /* calls without an instance yet */
     struct list turn;    /* among the modules that have either, or that are throttled */
     uint64_t cpu_since_ns, cpu_used_ns; /* the second that is counted, and what it was used for */
+    uint64_t share_since_ns, share_ns;  /* as of struct guests, of this module's calls */
     struct guests *guests;
 };
 
@@ -137,10 +138,12 @@ struct guests {
     struct guest_ops ops;
     wasm_engine_t *engines[2]; /* native, pulley */
     wasmtime_linker_t *linkers[2];
-    const uint64_t *now_ns;       /* the loop's: when this iteration began */
-    uint64_t clock_ns;            /* when a guest last ended or yielded */
-    uint64_t shut_ns;             /* when one did that ended guests' time of its iteration */
-    bool owed;                    /* this iteration belongs to suspended calls */
+    const uint64_t *now_ns;            /* the loop's: when this iteration began */
+    uint64_t clock_ns;                 /* when a guest last ended or yielded */
+    uint64_t shut_ns;                  /* when one did that ended guests' time of its iteration */
+    bool owed;                         /* this iteration belongs to suspended calls */
+    uint64_t share_since_ns, share_ns; /* the present window, and guests' time in it */
+    uint32_t sharers, sharers_before;  /* modules that ran in it; in the one before */
     struct list turns, throttled; /* modules with calls; the second: whose CPU time is used up */
     uint32_t running, waiting;
     struct list idle;      /* kept instances, which give way to calls that need their place */
@@ -192,6 +195,9 @@ bool guests_admit(const struct guests *g);
 bool guests_fit(const struct guest_module *m);
 /* Whether guest_call_start would say ERR_GUEST_BUSY for a module's call. */
 bool guests_full(const struct guests *g, const struct guest_module *m);
+/* Whether a module had more than its part of the time, and enough calls wait for it: its peers'
+ * input better stays unread. */
+bool guests_over(const struct guests *g, const struct guest_module *m);
 /* Whether guest_call_queue would, which has some room of its own beyond limits.queue. */
 bool guests_queue_full(const struct guests *g);
 /* Runs a call whose module, entry, frame's arguments and done are set. done() may be called before

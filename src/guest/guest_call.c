@@ -7,6 +7,8 @@
 #include "sys/sys.h"
 
 enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000, TURN_NS = 1000000 };
+enum { SHARE_WINDOW_NS = 1000000000 };
+enum { QUEUE_OVER = 64 };   /* calls of modules over their share that wait, beside unread ones */
 enum { QUEUE_OWN = 64 };    /* room in the queue for calls that no peer waits for */
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
@@ -219,6 +221,34 @@ static void cpu_count(const struct guests *g, struct guest_module *m, uint64_t n
     m->cpu_used_ns += ns;
 }
 
+static void share_count(struct guests *g, struct guest_module *m, uint64_t ns)
+{
+    if (g->clock_ns - g->share_since_ns >= SHARE_WINDOW_NS) {
+        g->share_since_ns = g->clock_ns;
+        g->share_ns = 0;
+        g->sharers_before = g->sharers;
+        g->sharers = 0;
+    }
+    if (m->share_since_ns != g->share_since_ns) {
+        m->share_since_ns = g->share_since_ns;
+        m->share_ns = 0;
+        g->sharers++;
+    }
+    g->share_ns += ns;
+    m->share_ns += ns;
+}
+
+/* Whether a module had a turn more of the present window than an equal part of it. Connections are
+ * served in order, so without this, who has more of them would have more of the time. One that is
+ * alone never has: its calls begin without the queue, which is faster. */
+static bool over_share(const struct guests *g, const struct guest_module *m)
+{
+    uint32_t sharers = MAX(g->sharers, g->sharers_before);
+    return m->share_since_ns == g->share_since_ns && sharers > 1 &&
+           *g->now_ns - g->share_since_ns < SHARE_WINDOW_NS &&
+           m->share_ns * sharers > g->share_ns + TURN_NS;
+}
+
 uint64_t guests_wake_ns(const struct guests *g)
 {
     uint64_t first = 0;
@@ -280,6 +310,7 @@ static void step(struct guests *g, struct guest_call *c)
     metrics.guest_cpu_seconds_total += g->clock_ns - start_ns;
     counts->module_cpu_seconds_total += g->clock_ns - start_ns;
     cpu_count(g, m, g->clock_ns - start_ns);
+    share_count(g, m, g->clock_ns - start_ns);
     /* One slice that is used up, or a long end (a large memory is cleared), is all that an
      * iteration has: the loop is back within a tick and whatever the guest's last instruction took.
      */
@@ -288,16 +319,22 @@ static void step(struct guests *g, struct guest_call *c)
 }
 
 /* A module whose calls used up their slices has its next one in its turn: calls that began at once
- * would have a slice each before anybody else's. */
+ * would have a slice each before anybody else's. So has one that had more than its part. */
 static bool can_start(const struct guests *g, const struct guest_module *m)
 {
-    bool in_turn = !list_empty(&m->ready) && g->waiting < g->limits.queue;
+    bool in_turn = (!list_empty(&m->ready) && g->waiting < g->limits.queue) ||
+                   (over_share(g, m) && g->waiting < MIN(QUEUE_OVER, g->limits.queue));
     return slot_free(g, m) && list_empty(&m->waiting) && !in_turn;
 }
 
 bool guests_full(const struct guests *g, const struct guest_module *m)
 {
     return g->waiting >= g->limits.queue && !can_start(g, m);
+}
+
+bool guests_over(const struct guests *g, const struct guest_module *m)
+{
+    return g->waiting >= QUEUE_OVER && slot_free(g, m) && over_share(g, m);
 }
 
 static void reset(struct guests *g, struct guest_call *c)

@@ -85,12 +85,16 @@ struct conn {
         uint16_t scanned;    /* HTTP: bytes of an incomplete head that were looked at */
         uint16_t close_code; /* WebSocket: as received or sent */
     };
-    uint32_t peer;          /* of net->peers; 0: it is not counted */
-    uint32_t heard, ponged; /* ticks */
-    struct buf *saved;      /* input that was not taken yet */
-    struct sendq *queue;    /* output that the socket did not take; never empty */
-    void *detail;           /* the protocol's, while something is in progress */
-    void *hub;              /* struct hub_conn: attachment and topics; NULL where it has none */
+    uint32_t peer;  /* of net->peers; 0: it is not counted */
+    uint32_t heard; /* ticks */
+    union {
+        uint32_t ponged; /* WebSocket: ticks */
+        uint32_t asked;  /* HTTP: 1 + the module that answered the last request; 0: none did */
+    };
+    struct buf *saved;   /* input that was not taken yet */
+    struct sendq *queue; /* output that the socket did not take; never empty */
+    void *detail;        /* the protocol's, while something is in progress */
+    void *hub;           /* struct hub_conn: attachment and topics; NULL where it has none */
 };
 
 _Static_assert(CLOSE_COUNT < 32, "conn.close_reason has 5 bits");

@@ -2,6 +2,7 @@
 import fcntl
 import os
 import re
+import select
 import selectors
 import signal
 import struct
@@ -337,6 +338,31 @@ def test_bodies_that_come_at_once_are_served_in_turns(start):
             assert (r.status, r.body) == (200, f"{n}\n".encode())
             c.close()
         assert 0 < w.metric("loop_busy_max_seconds") < 0.02
+
+
+def test_modules_share_time_not_connections(start):
+    """200 connections with calls of one module, and behind them one of another that ran lately: its
+    call does not wait until each of theirs has had a turn."""
+    w = start({"modules": {"types": TYPES, "add": guest("add")}})
+    n = types_spin(w, 0.0004)
+    body = f"[{n}]"
+    spin = f"POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    conns = [w.raw() for _ in range(200)]
+    for other in conns:
+        other.send("POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n[1]").response()
+    with w.raw() as c:
+        ask(c)
+        with stopped(w.worker_pid()):
+            for other in conns:
+                other.send(spin * 5)
+            c.send(ADD)
+        assert c.response().body == b"3\n"
+        answered = len(select.select([other.sock for other in conns], [], [], 0)[0])
+    assert answered < 50, f"{answered} of 200 were served first"
+    for other in conns:
+        for _ in range(5):
+            assert other.response().body == f"{n}\n".encode()
+        other.close()
 
 
 def stalled(conns, before={}):  # before: what the last call saw
