@@ -1,9 +1,12 @@
 /* The admin listener: health, metrics, and the way to what is changed at run time. */
+#include "app/admin.h"
 #include "app/config_value.h"
-#include "app/loops.h"
 #include "app/memory.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+
+enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, PAGE_BYTES = 16 << 20 };
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
  * name of its own that resolves to loopback (DNS rebinding). */
@@ -28,13 +31,6 @@ static bool origin_allowed(const struct http_exchange *ex)
     return !origin.p ||
            (origin.n == scheme.n + host.n && memcmp(origin.p, scheme.p, scheme.n) == 0 &&
             slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
-}
-
-static void respond(struct gateway *gw, struct conn *c, unsigned status, struct slice type,
-                    struct slice body)
-{
-    struct http_response r = {status, type, SLICE_NONE, body};
-    http_exchange_respond(&gw->admin, c, &r);
 }
 
 struct metrics_ask {
@@ -132,31 +128,24 @@ static void metrics_home(struct gateway *gw, struct errand *errand)
     process_write(&o);
     if (o.openmetrics)
         metrics_line(&o, "# EOF\n");
-    enum err e = o.e;
-    if (!ask_waits(gw, &a->ask))
-        ;
-    else if (e)
-        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
-    else
-        respond(gw, a->ask.conn, 200,
-                o.openmetrics ? SLICE("application/openmetrics-text; version=1.0.0; charset=utf-8")
-                              : SLICE("text/plain; version=0.0.4; charset=utf-8"),
-                buf_slice(&out));
+    admin_end(gw, &a->ask, o.e,
+              o.openmetrics ? SLICE("application/openmetrics-text; version=1.0.0; charset=utf-8")
+                            : SLICE("text/plain; version=0.0.4; charset=utf-8"),
+              buf_slice(&out));
     buf_done(&out);
-    ask_free(gw, &a->ask);
 }
 
-static void metrics_respond(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
+enum err admin_metrics(struct admin_call *call)
 {
-    bool openmetrics = wants_openmetrics(ex); /* ask_new moves the exchange */
-    struct metrics_ask *a = ask_new(gw, c, false,
-                                    sizeof(*a) + gw->states_max * sizeof(struct metrics_module));
+    bool openmetrics = wants_openmetrics(call->ex);
+    struct metrics_ask *a = ask_new(call->gw, call->conn, false,
+                                    sizeof(*a) +
+                                        call->gw->states_max * sizeof(struct metrics_module));
     if (!a)
-        return;
+        return ERR_NONE;
     a->openmetrics = openmetrics;
-    a->ask.errand.visit = metrics_visit;
-    a->ask.errand.home = metrics_home;
-    errand_start(gw, &a->ask.errand);
+    ask_start(call->gw, &a->ask, metrics_visit, metrics_home);
+    return ERR_NONE;
 }
 
 struct memory_ask {
@@ -207,25 +196,17 @@ static void memory_home(struct gateway *gw, struct errand *errand)
     e = e ? e : buf_append(&out, SLICE("{"));
     e = e ? e : memory_write(&m, &out);
     e = e ? e : memory_modules(gw, a, &out);
-    if (!ask_waits(gw, &a->ask))
-        ;
-    else if (e)
-        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
-    else
-        respond(gw, a->ask.conn, 200, SLICE("application/json"), buf_slice(&out));
+    admin_end(gw, &a->ask, e, SLICE("application/json"), buf_slice(&out));
     buf_done(&out);
-    ask_free(gw, &a->ask);
 }
 
-static void memory_respond(struct gateway *gw, struct conn *c)
+enum err admin_memory(struct admin_call *call)
 {
-    struct memory_ask *a = ask_new(gw, c, false,
-                                   sizeof(*a) + gw->states_max * sizeof(a->modules[0]));
-    if (!a)
-        return;
-    a->ask.errand.visit = memory_visit;
-    a->ask.errand.home = memory_home;
-    errand_start(gw, &a->ask.errand);
+    struct memory_ask *a = ask_new(call->gw, call->conn, false,
+                                   sizeof(*a) + call->gw->states_max * sizeof(a->modules[0]));
+    if (a)
+        ask_start(call->gw, &a->ask, memory_visit, memory_home);
+    return ERR_NONE;
 }
 
 /* Whether the request has the token; the time that takes tells nothing of it. */
@@ -260,36 +241,194 @@ static enum err access_check(const struct gateway *gw, const struct http_exchang
     return token.n && api ? ERR_UNAUTHORIZED : ERR_NONE;
 }
 
+/* ---- routes ---- */
+
+enum guard { TOKEN, OUTSIDE, HEALTH };
+static const struct route {
+    const char *name, *path;
+    enum err (*answer)(struct admin_call *a);
+    enum http_method method;
+    enum control_kind change;
+    enum guard guard;
+} routes[] = {
+#define ROUTE(method, path, handler, change, guard)                                                \
+    {#method, path, handler, HTTP_##method, (enum control_kind)change, guard},
+#include "tbl/admin.def"
+#undef ROUTE
+};
+
+/* *name: what stands for its *, or behind its last slash. */
+static bool path_is(struct slice path, const char *pattern, struct slice *name)
+{
+    size_t n = strcspn(pattern, "*");
+    bool one = pattern[n] == '*', under = !one && pattern[n - 1] == '/';
+    struct slice end = slice_str(pattern + n + one);
+    if (path.n < n + end.n || memcmp(path.p, pattern, n) != 0 ||
+        memcmp(path.p + path.n - end.n, end.p, end.n) != 0)
+        return false;
+    *name = slice_of(path.p + n, path.n - n - end.n);
+    return under || (one ? !memchr(name->p, '/', name->n) : !name->n);
+}
+
+/* The request's row; or else one of its path, with what may be asked of it as a field. NULL: none.
+ */
+static const struct route *route_of(struct admin_call *a, char allow[64])
+{
+    struct slice path = http_span_slice(a->ex->head, a->ex->req.path);
+    enum http_method method = a->ex->req.method == HTTP_HEAD ? HTTP_GET : a->ex->req.method;
+    const struct route *found = NULL;
+    int n = 0;
+    for (const struct route *r = routes; r < routes + ARRAY_LEN(routes); r++) {
+        if (!path_is(path, r->path, &a->name))
+            continue;
+        found = r;
+        if (r->method == method) {
+            *allow = 0;
+            return r;
+        }
+        n += snprintf(allow + n, 64 - (size_t)n, "%s%s%s", n ? ", " : "Allow: ", r->name,
+                      r->method == HTTP_GET ? ", HEAD" : "");
+    }
+    snprintf(allow + n, 64 - (size_t)n, "\r\n");
+    return found;
+}
+
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
 {
-    struct slice path = http_span_slice(ex->head, ex->req.path);
-    struct slice text = SLICE("text/plain; charset=utf-8"), api = SLICE("/api/v1/");
-    bool serving = gw->ready && !gw->draining;
-    bool is_api = path.n >= api.n && memcmp(path.p, api.p, api.n) == 0;
-    bool health = slice_eq(path, SLICE("/healthz")) || slice_eq(path, SLICE("/readyz"));
-    struct slice rest = is_api ? slice_of(path.p + api.n, path.n - api.n) : SLICE_NONE;
-    bool guarded = is_api || slice_eq(path, SLICE("/debug/memory"));
-    enum err e = access_admin(gw, c->fd) ? access_check(gw, ex, guarded, health) : ERR_ADMIN_PEER;
+    char allow[64];
+    struct admin_call a = {.gw = gw, .conn = c, .ex = ex};
+    const struct route *r = route_of(&a, allow);
+    enum guard guard = r ? r->guard : TOKEN;
+    struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
+    enum err e = access_admin(gw, c->fd) ? access_check(gw, ex, guard == TOKEN, guard == HEALTH)
+                                         : ERR_ADMIN_PEER;
+    if (e) {
+        a.fields = e == ERR_UNAUTHORIZED ? SLICE("WWW-Authenticate: Bearer\r\n") : SLICE_NONE;
+    } else if (!r) {
+        e = ERR_NOT_FOUND;
+    } else if (*allow) {
+        e = ERR_METHOD;
+        a.fields = slice_str(allow);
+    } else if (r->method != HTTP_GET && coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
+        e = ERR_CONTENT_CODING;
+        a.fields = SLICE("Accept-Encoding: identity\r\n");
+    } else {
+        a.change = r->change;
+        e = r->answer(&a);
+    }
     if (e)
-        http_exchange_fail(
-            &gw->admin, c, e,
-            e == ERR_UNAUTHORIZED ? SLICE("WWW-Authenticate: Bearer\r\n") : SLICE_NONE, SLICE_NONE);
-    else if (is_api && (topics_request(gw, c, ex, rest) || conns_request(gw, c, ex, rest) ||
-                        log_request(gw, c, ex, rest)))
-        return;
-    else if (is_api)
-        modules_request(gw, c, ex, rest);
-    else if (ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD)
-        http_exchange_fail(&gw->admin, c, ERR_METHOD, SLICE("Allow: GET, HEAD\r\n"), SLICE_NONE);
-    else if (slice_eq(path, SLICE("/healthz")))
-        respond(gw, c, 200, text, SLICE("ok\n"));
-    else if (slice_eq(path, SLICE("/readyz")))
-        respond(gw, c, serving ? 200 : 503, text,
-                serving ? SLICE("ready\n") : SLICE("not ready\n"));
-    else if (slice_eq(path, SLICE("/metrics")))
-        metrics_respond(gw, c, ex);
-    else if (slice_eq(path, SLICE("/debug/memory")))
-        memory_respond(gw, c);
+        http_exchange_fail(&gw->admin, c, e, a.fields, a.detail ? slice_str(a.detail) : SLICE_NONE);
+}
+
+enum err admin_health(struct admin_call *a)
+{
+    admin_respond(a->gw, a->conn, ERR_NONE, SLICE("text/plain; charset=utf-8"), SLICE("ok\n"));
+    return ERR_NONE;
+}
+
+enum err admin_ready(struct admin_call *a)
+{
+    bool serving = a->gw->ready && !a->gw->draining;
+    struct http_response r = {serving ? 200 : 503, SLICE("text/plain; charset=utf-8"), SLICE_NONE,
+                              serving ? SLICE("ready\n") : SLICE("not ready\n")};
+    http_exchange_respond(&a->gw->admin, a->conn, &r);
+    return ERR_NONE;
+}
+
+/* ---- answers ---- */
+
+struct slice admin_query(const struct admin_call *a)
+{
+    return http_span_slice(a->ex->head, a->ex->req.query);
+}
+
+void admin_respond(struct gateway *gw, struct conn *c, enum err e, struct slice type,
+                   struct slice body)
+{
+    struct http_response r = {200, type, SLICE_NONE, body};
+    if (e)
+        http_exchange_fail(&gw->admin, c, e, SLICE_NONE, SLICE_NONE);
     else
-        http_exchange_fail(&gw->admin, c, ERR_NOT_FOUND, SLICE_NONE, SLICE_NONE);
+        http_exchange_respond(&gw->admin, c, &r);
+}
+
+void admin_end(struct gateway *gw, struct ask *ask, enum err e, struct slice type,
+               struct slice body)
+{
+    if (ask_waits(gw, ask))
+        admin_respond(gw, ask->conn, e, type, body);
+    ask_free(gw, ask);
+}
+
+static int put(const char *text, size_t n, void *out)
+{
+    return buf_append(out, slice_of(text, n)) ? -1 : 0;
+}
+
+/* Takes doc. */
+static enum err dump(json_t *doc, struct buf *out)
+{
+    bool ok = doc && json_dump_callback(doc, put, out, JSON_COMPACT) == 0 && !put("\n", 1, out);
+    json_decref(doc);
+    return ok ? ERR_NONE : ERR_NO_MEMORY;
+}
+
+void admin_json(struct gateway *gw, struct conn *c, json_t *doc)
+{
+    struct buf out;
+    buf_init(&out, PAGE_BYTES);
+    enum err e = dump(doc, &out);
+    admin_respond(gw, c, e, SLICE("application/json"), buf_slice(&out));
+    buf_done(&out);
+}
+
+void admin_end_json(struct gateway *gw, struct ask *ask, enum err e, json_t *doc)
+{
+    struct buf out;
+    buf_init(&out, PAGE_BYTES);
+    enum err dumped = dump(doc, &out);
+    admin_end(gw, ask, e ? e : dumped, SLICE("application/json"), buf_slice(&out));
+    buf_done(&out);
+}
+
+json_t *admin_hex(uint64_t v)
+{
+    char text[17];
+    snprintf(text, sizeof(text), "%016" PRIx64, v);
+    return v ? json_string(text) : json_null();
+}
+
+/* ---- pages ---- */
+
+enum err admin_page_read(struct admin_call *a, struct admin_page *out)
+{
+    struct slice query = admin_query(a);
+    char text[64] = "", *rest = query.n ? text : NULL, *pair, *end;
+    *out = (struct admin_page){.limit = PAGE_DEFAULT};
+    a->detail = "the query is limit=1 to limit=1000 and cursor=, the `next` of the page before";
+    if (query.n >= sizeof(text) || memchr(query.p ? query.p : (const uint8_t *)"", 0, query.n))
+        return ERR_INVALID;
+    slice_copy(text, query);
+    while ((pair = strsep(&rest, "&")) != NULL) {
+        unsigned long long v;
+        bool is_cursor = strncmp(pair, "cursor=", 7) == 0;
+        const char *digits = strchr(pair, '=');
+        if ((!is_cursor && strncmp(pair, "limit=", 6) != 0) || strchr("+- \t\n\v\f\r", digits[1]))
+            return ERR_INVALID;
+        v = strtoull(digits + 1, &end, is_cursor ? 16 : 10);
+        if (*end || (!is_cursor && (!v || v > PAGE_MOST)))
+            return ERR_INVALID;
+        if (is_cursor)
+            out->cursor = v;
+        else
+            out->limit = (uint32_t)v;
+    }
+    a->detail = NULL;
+    return ERR_NONE;
+}
+
+bool admin_page_here(const struct admin_page *page, const struct gateway *gw, uint64_t *at)
+{
+    *at = page->cursor >> 56 == gw->number ? page->cursor : 0;
+    return !page->full && page->cursor >> 56 <= gw->number;
 }

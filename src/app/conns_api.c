@@ -1,18 +1,13 @@
 /* /api/v1/connections: who is connected, in pages, and how one of them is closed. */
 #include <stdio.h>
 
-#include "app/admin_json.h"
+#include "app/admin.h"
 #include "app/json.h"
-#include "app/loops.h"
 #include "ws/ws_beat.h"
 
-/* Pages are made in all loops as those of topics are: a cursor is a loop and a slot in it. */
 struct conns_ask {
     struct ask ask;
-    json_t *list;
-    uint64_t cursor, next;
-    uint32_t limit;
-    bool full;
+    struct admin_page page; /* a cursor is a loop and a slot in it */
 };
 
 /* Bytes of one as JSON, at the most: jansson's memory is counted, but never refused. */
@@ -88,19 +83,19 @@ static json_t *conn_put(struct gateway *gw, const struct conn *c)
 
 static void list_visit(struct gateway *gw, struct errand *errand)
 {
-    struct conns_ask *a = CONTAINER_OF(errand, struct conns_ask, ask.errand);
-    uint32_t slot = a->cursor >> 56 == gw->number ? (uint32_t)a->cursor & 0xffffff : 0;
-    bool here = !a->full && a->cursor >> 56 <= gw->number;
-    for (; here && slot < gw->net.conns.count; slot++) {
+    struct admin_page *page = &CONTAINER_OF(errand, struct conns_ask, ask.errand)->page;
+    uint64_t from;
+    bool here = admin_page_here(page, gw, &from);
+    for (uint32_t slot = from & 0xffffff; here && slot < gw->net.conns.count; slot++) {
         const struct conn *c = pool_at(&gw->net.conns, slot);
         if (!c || c->state == CONN_CLOSED || c->protocol == PROTOCOL_ADMIN)
             continue;
-        if (json_array_size(a->list) == a->limit) {
-            a->full = true;
-            a->next = (uint64_t)gw->number << 56 | slot;
+        if (json_array_size(page->list) == page->limit) {
+            page->full = true;
+            page->next = (uint64_t)gw->number << 56 | slot;
             break;
         }
-        json_array_append_new(a->list, conn_put(gw, c));
+        json_array_append_new(page->list, conn_put(gw, c));
     }
     errand_next(gw, errand);
 }
@@ -108,30 +103,28 @@ static void list_visit(struct gateway *gw, struct errand *errand)
 static void list_home(struct gateway *gw, struct errand *errand)
 {
     struct conns_ask *a = CONTAINER_OF(errand, struct conns_ask, ask.errand);
-    json_t *doc = json_pack("{s:o,s:o}", "connections", a->list, "next", admin_hex(a->next));
-    if (ask_waits(gw, &a->ask))
-        admin_json(gw, a->ask.conn, doc);
-    else
-        json_decref(doc);
-    ask_free(gw, &a->ask);
+    admin_end_json(
+        gw, &a->ask, ERR_NONE,
+        json_pack("{s:o,s:o}", "connections", a->page.list, "next", admin_hex(a->page.next)));
 }
 
-static void list(struct gateway *gw, struct conn *c, uint64_t cursor, uint32_t limit)
+enum err conns_api_list(struct admin_call *call)
 {
-    if (!mem_fits(MEM_BUFFER, (uint64_t)limit * CONN_JSON)) {
-        http_exchange_fail(&gw->admin, c, ERR_NO_MEMORY, SLICE_NONE,
-                           SLICE("limits.memory has no room for so many: ask for fewer by limit="));
-        return;
+    struct admin_page page;
+    enum err e = admin_page_read(call, &page);
+    if (e)
+        return e;
+    if (!mem_fits(MEM_BUFFER, (uint64_t)page.limit * CONN_JSON)) {
+        call->detail = "limits.memory has no room for so many: ask for fewer by limit=";
+        return ERR_NO_MEMORY;
     }
-    struct conns_ask *a = ask_new(gw, c, false, sizeof(*a));
+    struct conns_ask *a = ask_new(call->gw, call->conn, false, sizeof(*a));
     if (!a)
-        return;
-    a->list = json_array();
-    a->cursor = cursor;
-    a->limit = limit;
-    a->ask.errand.visit = list_visit;
-    a->ask.errand.home = list_home;
-    errand_start(gw, &a->ask.errand);
+        return ERR_NONE;
+    a->page = page;
+    a->page.list = json_array();
+    ask_start(call->gw, &a->ask, list_visit, list_home);
+    return ERR_NONE;
 }
 
 /* ---- one is closed ---- */
@@ -153,24 +146,18 @@ static void kick_visit(struct gateway *gw, struct errand *errand)
 static void kick_home(struct gateway *gw, struct errand *errand)
 {
     struct kick_ask *a = CONTAINER_OF(errand, struct kick_ask, ask.errand);
-    if (!ask_waits(gw, &a->ask))
-        ;
-    else if (a->found)
-        admin_json(gw, a->ask.conn, json_pack("{s:o}", "closed", admin_hex(a->id)));
-    else
-        http_exchange_fail(&gw->admin, a->ask.conn, ERR_CONNECTION_UNKNOWN, SLICE_NONE, SLICE_NONE);
-    ask_free(gw, &a->ask);
+    admin_end_json(gw, &a->ask, a->found ? ERR_NONE : ERR_CONNECTION_UNKNOWN,
+                   json_pack("{s:o}", "closed", admin_hex(a->id)));
 }
 
-/* "ID/close": 16 hex digits. 0: it is none. */
-static uint64_t id_read(struct slice path)
+/* 16 hex digits. 0: it is none. */
+static uint64_t id_read(struct slice text)
 {
-    struct slice verb = SLICE("/close");
     uint64_t id = 0;
-    if (path.n != 16 + verb.n || memcmp(path.p + 16, verb.p, verb.n) != 0)
+    if (text.n != 16)
         return 0;
     for (size_t i = 0; i < 16; i++) {
-        uint8_t d = path.p[i];
+        uint8_t d = text.p[i];
         if (!(d >= '0' && d <= '9') && !(d >= 'a' && d <= 'f'))
             return 0;
         id = id << 4 | (uint64_t)(d <= '9' ? d - '0' : d - 'a' + 10);
@@ -179,7 +166,7 @@ static uint64_t id_read(struct slice path)
 }
 
 /* {"code": 4000, "reason": ".."}, or nothing. NULL, or what is wrong. */
-static const char *kick_read(struct slice body, unsigned *code, struct kick_ask *reason)
+static const char *kick_read(struct slice body, struct kick_ask *out)
 {
     static const char form[] = "send nothing, or {\"code\": a close code that can be sent, "
                                "\"reason\": at most 123 bytes}";
@@ -191,57 +178,29 @@ static const char *kick_read(struct slice body, unsigned *code, struct kick_ask 
     if (body.n) {
         if (body.n > KICK_MOST || json_read(body, JSON_REJECT_DUPLICATES, &doc, &where) ||
             json_unpack(doc, "{s?i,s?s%!}", "code", &number, "reason", &text, &n) || number < 0 ||
-            !ws_close_code_valid((unsigned)number) || n > sizeof(reason->reason))
+            !ws_close_code_valid((unsigned)number) || n > sizeof(out->reason))
             wrong = form;
         else
-            memcpy(reason->reason, text, reason->reason_n = n);
+            memcpy(out->reason, text, out->reason_n = n);
         json_decref(doc);
     }
-    *code = (unsigned)number;
+    out->code = (unsigned)number;
     return wrong;
 }
 
-static const char *kick(struct gateway *gw, struct conn *c, const struct http_exchange *ex,
-                        uint64_t id)
+enum err conns_api_kick(struct admin_call *call)
 {
-    struct kick_ask said = {.id = id}, *a;
-    const char *wrong = kick_read(ex->body, &said.code, &said);
-    if (wrong || !(a = ask_new(gw, c, false, sizeof(*a))))
-        return wrong;
-    a->id = id;
-    a->code = said.code;
-    memcpy(a->reason, said.reason, a->reason_n = said.reason_n);
-    a->ask.errand.visit = kick_visit;
-    a->ask.errand.home = kick_home;
-    errand_start(gw, &a->ask.errand);
-    return NULL;
-}
-
-bool conns_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path)
-{
-    struct slice all = SLICE("connections"), under = SLICE("connections/");
-    bool lists = slice_eq(path, all);
-    bool reads = ex->req.method == HTTP_GET || ex->req.method == HTTP_HEAD;
-    const char *detail = NULL;
-    uint64_t cursor, id;
-    uint32_t limit;
-    enum err e = ERR_NONE;
-    if (!lists && (path.n <= under.n || memcmp(path.p, under.p, under.n) != 0))
-        return false;
-    id = lists ? 0 : id_read(slice_of(path.p + under.n, path.n - under.n));
-    if (!lists && !id)
-        e = ERR_NOT_FOUND;
-    else if (lists ? !reads : ex->req.method != HTTP_POST)
-        e = ERR_METHOD;
-    else if (!lists)
-        e = (detail = kick(gw, c, ex, id)) ? ERR_INVALID : ERR_NONE;
-    else if (!admin_page(ex, &cursor, &limit))
-        e = ERR_INVALID, detail = ADMIN_PAGE_DETAIL;
-    else
-        list(gw, c, cursor, limit);
-    struct slice allow = lists ? SLICE("Allow: GET, HEAD\r\n") : SLICE("Allow: POST\r\n");
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, e == ERR_METHOD ? allow : SLICE_NONE,
-                           detail ? slice_str(detail) : SLICE_NONE);
-    return true;
+    struct kick_ask said = {.id = id_read(call->name)};
+    if (!said.id)
+        return ERR_NOT_FOUND;
+    call->detail = kick_read(call->ex->body, &said);
+    if (call->detail)
+        return ERR_INVALID;
+    struct kick_ask *a = ask_new(call->gw, call->conn, false, sizeof(*a));
+    if (!a)
+        return ERR_NONE;
+    said.ask = a->ask;
+    *a = said;
+    ask_start(call->gw, &a->ask, kick_visit, kick_home);
+    return ERR_NONE;
 }

@@ -311,17 +311,7 @@ void modules_leave(struct gateway *gw); /* starts the actors' last events */
 void modules_stay(struct gateway *gw);  /* they begin anew */
 
 /* modules_api.c */
-void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
-                     struct slice path);
 void modules_answer(struct gateway *gw, const struct control *m); /* the supervisor's */
-
-/* topics_api.c: false: the path is another's. */
-bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
-                    struct slice path);
-
-/* conns_api.c, log_api.c: likewise. */
-bool conns_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path);
-bool log_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path);
 
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 

@@ -5,18 +5,20 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "app/admin_json.h"
+#include "app/admin.h"
 
-static void level_respond(struct gateway *gw, struct conn *c)
+enum err log_api_level_show(struct admin_call *call)
 {
-    admin_json(gw, c, json_pack("{s:s}", "level", log_level_name()));
+    admin_json(call->gw, call->conn, json_pack("{s:s}", "level", log_level_name()));
+    return ERR_NONE;
 }
 
-static enum err level_put(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
+enum err log_api_level_put(struct admin_call *call)
 {
-    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("level=");
+    struct slice query = admin_query(call), key = SLICE("level=");
     char name[8] = "";
     enum log_level level;
+    call->detail = "the query is level=debug, info, warn or error";
     if (query.n < key.n || query.n - key.n >= sizeof(name) || memcmp(query.p, key.p, key.n) != 0)
         return ERR_INVALID;
     slice_copy(name, slice_of(query.p + key.n, query.n - key.n));
@@ -27,8 +29,7 @@ static enum err level_put(struct gateway *gw, struct conn *c, const struct http_
         log_text("now", slice_str(name));
         log_end();
     }
-    level_respond(gw, c);
-    return ERR_NONE;
+    return log_api_level_show(call);
 }
 
 /* Digits alone. */
@@ -44,10 +45,10 @@ static bool place_read(struct slice text, uint64_t *out)
 }
 
 /* Where the caller is: "after=N", or what a browser says of the last event it got. */
-static bool place_of(const struct http_exchange *ex, uint64_t *out)
+static bool place_of(const struct admin_call *call, uint64_t *out)
 {
-    struct slice query = http_span_slice(ex->head, ex->req.query), key = SLICE("after=");
-    struct slice last = http_exchange_field(ex, SLICE("last-event-id"));
+    struct slice query = admin_query(call), key = SLICE("after=");
+    struct slice last = http_exchange_field(call->ex, SLICE("last-event-id"));
     *out = 0;
     if (last.n)
         return place_read(last, out);
@@ -55,10 +56,14 @@ static bool place_of(const struct http_exchange *ex, uint64_t *out)
                         place_read(slice_of(query.p + key.n, query.n - key.n), out));
 }
 
-static enum err events(struct gateway *gw, struct conn *c, uint64_t from)
+enum err log_api_events(struct admin_call *call)
 {
     struct buf lines, out;
-    uint64_t at;
+    uint64_t from, at;
+    if (!place_of(call, &from)) {
+        call->detail = "the query is after=, the id of an event, or nothing";
+        return ERR_INVALID;
+    }
     buf_init(&lines, LOG_RECENT);
     buf_init(&out, 4 * LOG_RECENT);
     enum err e = log_recent(from, &lines, &at);
@@ -75,37 +80,8 @@ static enum err events(struct gateway *gw, struct conn *c, uint64_t from)
     struct http_response r = {200, SLICE("text/event-stream"), SLICE("Cache-Control: no-store\r\n"),
                               buf_slice(&out)};
     if (!e)
-        http_exchange_respond(&gw->admin, c, &r);
+        http_exchange_respond(&call->gw->admin, call->conn, &r);
     buf_done(&lines);
     buf_done(&out);
     return e;
-}
-
-bool log_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path)
-{
-    bool level = slice_eq(path, SLICE("log")), follows = slice_eq(path, SLICE("events"));
-    bool reads = ex->req.method == HTTP_GET || ex->req.method == HTTP_HEAD;
-    const char *detail = NULL;
-    uint64_t from;
-    enum err e = ERR_NONE;
-    if (!level && !follows)
-        return false;
-    if (!reads && !(level && ex->req.method == HTTP_PUT)) {
-        e = ERR_METHOD;
-    } else if (follows && !place_of(ex, &from)) {
-        e = ERR_INVALID;
-        detail = "the query is after=, the id of an event, or nothing";
-    } else if (follows) {
-        e = events(gw, c, from);
-    } else if (reads) {
-        level_respond(gw, c);
-    } else {
-        e = level_put(gw, c, ex);
-        detail = "the query is level=debug, info, warn or error";
-    }
-    struct slice allow = level ? SLICE("Allow: GET, HEAD, PUT\r\n") : SLICE("Allow: GET, HEAD\r\n");
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, e == ERR_METHOD ? allow : SLICE_NONE,
-                           detail ? slice_str(detail) : SLICE_NONE);
-    return true;
 }

@@ -261,6 +261,15 @@ void *ask_new(struct gateway *gw, struct conn *c, bool kept, size_t size)
     return a;
 }
 
+void ask_start(struct gateway *gw, struct ask *a,
+               void (*visit)(struct gateway *gw, struct errand *e),
+               void (*home)(struct gateway *gw, struct errand *e))
+{
+    a->errand.visit = visit;
+    a->errand.home = home;
+    errand_start(gw, &a->errand);
+}
+
 bool ask_waits(struct gateway *gw, struct ask *a)
 {
     return waits(gw, a->conn);

@@ -74,6 +74,10 @@ void errand_next(struct gateway *gw, struct errand *e);
  * is, and the connection held; both are given back in any case. NULL: the request was answered with
  * the error. */
 void *ask_new(struct gateway *gw, struct conn *c, bool kept, size_t size);
+/* Sends it through the loops. */
+void ask_start(struct gateway *gw, struct ask *a,
+               void (*visit)(struct gateway *gw, struct errand *e),
+               void (*home)(struct gateway *gw, struct errand *e));
 /* In home: whether somebody waits for the answer yet. Then, answered or not, ask_free. */
 bool ask_waits(struct gateway *gw, struct ask *a);
 void ask_free(struct gateway *gw, struct ask *a);

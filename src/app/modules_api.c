@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "app/loops.h"
+#include "app/admin.h"
 #include "guest/guest_instance.h"
 
 enum { JOBS_MAX = 8, PAGE_MAX = 1 << 20 };
@@ -112,15 +112,6 @@ static enum err put_modules(const struct gateway *gw, const struct buf *tallies,
     return e ? e : buf_append(out, SLICE("]}\n"));
 }
 
-static void respond(struct gateway *gw, struct conn *c, enum err e, struct slice json)
-{
-    struct http_response r = {200, SLICE("application/json"), SLICE_NONE, json};
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, SLICE_NONE, SLICE_NONE);
-    else
-        http_exchange_respond(&gw->admin, c, &r);
-}
-
 static void tally_add(struct modules_ask *a, const struct module_code *c, int state)
 {
     struct tally *t = (struct tally *)a->tallies.p;
@@ -173,11 +164,9 @@ static void modules_home(struct gateway *gw, struct errand *errand)
         e = put_modules(gw, &a->tallies, &out);
     else if (!e && !(e = put_module(gw, &a->tallies, &out, a->module)))
         e = buf_append(&out, SLICE("\n"));
-    if (ask_waits(gw, &a->ask))
-        respond(gw, a->ask.conn, e, buf_slice(&out));
-    buf_done(&out);
     buf_done(&a->tallies);
-    ask_free(gw, &a->ask);
+    admin_end(gw, &a->ask, e, SLICE("application/json"), buf_slice(&out));
+    buf_done(&out);
 }
 
 static void modules_ask(struct gateway *gw, struct conn *c, bool kept, uint32_t module)
@@ -185,11 +174,9 @@ static void modules_ask(struct gateway *gw, struct conn *c, bool kept, uint32_t 
     struct modules_ask *a = ask_new(gw, c, kept, sizeof(*a));
     if (!a)
         return;
-    a->ask.errand.visit = modules_visit;
-    a->ask.errand.home = modules_home;
     a->module = module;
     buf_init(&a->tallies, TALLIES_MAX);
-    errand_start(gw, &a->ask.errand);
+    ask_start(gw, &a->ask, modules_visit, modules_home);
 }
 
 /* ---- changes ---- */
@@ -211,10 +198,10 @@ static void answer(struct gateway *gw, struct module_job *job, enum err e, struc
         else if (e)
             http_exchange_fail(&gw->admin, c, e, SLICE_NONE, text);
         else if (job->kind == CONTROL_RELOAD || job->kind == CONTROL_UPGRADE)
-            respond(gw, c, ERR_NONE, text);
+            admin_respond(gw, c, ERR_NONE, SLICE("application/json"), text);
         else {
             e = buf_printf(&out, "{\"removed\":\"%s\"}\n", job->name);
-            respond(gw, c, e, buf_slice(&out));
+            admin_respond(gw, c, e, SLICE("application/json"), buf_slice(&out));
         }
         conn_release(&gw->net, c);
     }
@@ -288,8 +275,10 @@ static void job_go_on(struct gateway *gw)
     job_go_on(gw);
 }
 
-static void job_new(struct gateway *gw, struct conn *c, const struct module_job *what)
+static enum err job_new(struct admin_call *call, const struct module_job *what)
 {
+    struct gateway *gw = call->gw;
+    struct conn *c = call->conn;
     struct module_job *job = NULL;
     enum err e = gw->draining || !gw->ready ? ERR_DRAINING
                  : gw->n_jobs == JOBS_MAX   ? ERR_MODULE_CHANGES
@@ -300,10 +289,8 @@ static void job_new(struct gateway *gw, struct conn *c, const struct module_job 
         mem_free(job, sizeof(*job));
         e = ERR_NO_MEMORY;
     }
-    if (e) {
-        http_exchange_fail(&gw->admin, c, e, SLICE_NONE, SLICE_NONE);
-        return;
-    }
+    if (e)
+        return e;
     c->holds++;
     *job = *what;
     job->conn = c;
@@ -312,6 +299,7 @@ static void job_new(struct gateway *gw, struct conn *c, const struct module_job 
     gw->n_jobs++;
     if (first)
         job_go_on(gw);
+    return ERR_NONE;
 }
 
 void modules_answer(struct gateway *gw, const struct control *m)
@@ -378,73 +366,35 @@ static bool query_read(struct slice query, struct module_job *job)
     return true;
 }
 
-/* "NAME", "NAME/rollback" or "NAME/promote" behind modules/. */
-static void module_request(struct gateway *gw, struct conn *c, const struct http_exchange *ex,
-                           struct slice rest)
+enum err modules_api_change(struct admin_call *call)
 {
-    const uint8_t *slash = memchr(rest.p, '/', rest.n);
-    struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
-    struct slice verb = slash ? slice_of(slash, rest.n - name.n) : SLICE_NONE;
-    bool promote = slice_eq(verb, SLICE("/promote"));
-    bool post = promote || slice_eq(verb, SLICE("/rollback"));
-    bool remove = !post && ex->req.method == HTTP_DELETE, put = !post && !remove;
-    struct module_job job = {.kind = promote  ? CONTROL_PROMOTE
-                                     : post   ? CONTROL_ROLLBACK
-                                     : remove ? CONTROL_REMOVE
-                                              : CONTROL_PUT};
-    struct slice query = http_span_slice(ex->head, ex->req.query);
-    struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
-    enum err e = ERR_NONE;
-    struct slice fields = SLICE_NONE, why = SLICE_NONE;
-    if (slash && !post) {
-        e = ERR_NOT_FOUND;
-    } else if (!config_name_valid(name)) {
-        e = ERR_INVALID;
-        why = SLICE("a module's name has 1 to 64 letters, digits, _ or -");
-    } else if (!remove && ex->req.method != (post ? HTTP_POST : HTTP_PUT)) {
-        e = ERR_METHOD;
-        fields = post ? SLICE("Allow: POST\r\n") : SLICE("Allow: PUT, DELETE\r\n");
-    } else if (coding.n && !slice_eq_nocase(coding, SLICE("identity"))) {
-        e = ERR_CONTENT_CODING;
-        fields = SLICE("Accept-Encoding: identity\r\n");
-    } else if (put ? !query_read(query, &job) : query.n > 0) {
-        e = ERR_INVALID;
-        why = SLICE("the query of a PUT is canary=1 to canary=99, or of engine=native|pulley, "
-                    "instance=event|module and exec=auto|yes for a new module, or none");
-    } else if (put && !ex->body.n) {
-        e = ERR_MODULE_REFUSED;
-        why = SLICE("the body is empty; send a .wasm or .wat");
+    struct module_job job = {.kind = call->change};
+    bool put = job.kind == CONTROL_PUT;
+    struct slice query = admin_query(call);
+    if (!config_name_valid(call->name)) {
+        call->detail = "a module's name has 1 to 64 letters, digits, _ or -";
+        return ERR_INVALID;
     }
-    if (e) {
-        http_exchange_fail(&gw->admin, c, e, fields, why);
-        return;
+    if (put ? !query_read(query, &job) : query.n > 0) {
+        call->detail = "the query of a PUT is canary=1 to canary=99, or of engine=native|pulley, "
+                       "instance=event|module and exec=auto|yes for a new module, or none";
+        return ERR_INVALID;
     }
-    slice_copy(job.name, name);
-    job_new(gw, c, &job);
+    if (put && !call->ex->body.n) {
+        call->detail = "the body is empty; send a .wasm or .wat";
+        return ERR_MODULE_REFUSED;
+    }
+    slice_copy(job.name, call->name);
+    return job_new(call, &job);
 }
 
-void modules_request(struct gateway *gw, struct conn *c, struct http_exchange *ex,
-                     struct slice path)
+enum err modules_api_reload(struct admin_call *call)
 {
-    struct slice under = SLICE("modules/"), fields = SLICE_NONE;
-    bool list = slice_eq(path, SLICE("modules")), upgrade = slice_eq(path, SLICE("upgrade"));
-    bool reload = upgrade || slice_eq(path, SLICE("reload"));
-    enum err e = ERR_NONE;
-    if (list && ex->req.method != HTTP_GET && ex->req.method != HTTP_HEAD) {
-        e = ERR_METHOD;
-        fields = SLICE("Allow: GET, HEAD\r\n");
-    } else if (reload && ex->req.method != HTTP_POST) {
-        e = ERR_METHOD;
-        fields = SLICE("Allow: POST\r\n");
-    } else if (list) {
-        modules_ask(gw, c, false, MODULES_ALL);
-    } else if (reload) {
-        job_new(gw, c, &(struct module_job){.kind = upgrade ? CONTROL_UPGRADE : CONTROL_RELOAD});
-    } else if (path.n > under.n && memcmp(path.p, under.p, under.n) == 0) {
-        module_request(gw, c, ex, slice_of(path.p + under.n, path.n - under.n));
-    } else {
-        e = ERR_NOT_FOUND;
-    }
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, fields, SLICE_NONE);
+    return job_new(call, &(struct module_job){.kind = call->change});
+}
+
+enum err modules_api_list(struct admin_call *call)
+{
+    modules_ask(call->gw, call->conn, false, MODULES_ALL);
+    return ERR_NONE;
 }

@@ -3,21 +3,16 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "app/admin_json.h"
+#include "app/admin.h"
 #include "app/json.h"
-#include "app/loops.h"
 
 enum { NAME_MOST = 2048 };
 
-/* A page is made in all loops, one after the other, until it is full. A cursor's first byte is the
- * loop in which the next page begins, as an id's is. */
 struct topics_ask {
     struct ask ask;
-    json_t *list;
-    uint64_t cursor, next;
-    uint32_t limit, members;
+    struct admin_page page;
+    uint32_t members;
     enum err e;
-    bool full;
     const struct topics *topics; /* of the loop where it is */
     size_t space_n, name_n;
     uint8_t space[NAME_MOST], name[NAME_MOST]; /* of the topic whose members are asked for */
@@ -37,63 +32,55 @@ static void topic_found(void *arg, const struct topic *t)
     struct slice space = slice_of(t->key, space_n);
     struct slice name = slice_of(t->key + space_n + 1, t->key_n - space_n - 1);
     if (topics_first(a->topics, t))
-        json_array_append_new(a->list, topic_put(space.p, space.n, name.p, name.n,
-                                                 topics_members(a->topics, t, space, name)));
+        json_array_append_new(a->page.list, topic_put(space.p, space.n, name.p, name.n,
+                                                      topics_members(a->topics, t, space, name)));
 }
 
 static void list_visit(struct gateway *gw, struct errand *errand)
 {
     struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
-    uint64_t at = a->cursor >> 56 == gw->number ? a->cursor & 0xffffffff : 0;
-    size_t n = json_array_size(a->list);
+    struct admin_page *page = &a->page;
+    size_t n = json_array_size(page->list);
+    uint64_t at;
     a->topics = &gw->topics;
-    if (a->full || a->cursor >> 56 > gw->number) {
-        errand_next(gw, errand);
-        return;
+    if (admin_page_here(page, gw, &at)) {
+        at &= 0xffffffff;
+        if (n < page->limit)
+            topics_scan(&gw->topics, &at, page->limit - (uint32_t)n, topic_found, a);
+        page->full = n == page->limit || at; /* then the next page begins here */
+        page->next = page->full ? (uint64_t)gw->number << 56 | at : 0;
     }
-    if (n < a->limit) {
-        topics_scan(&gw->topics, &at, a->limit - (uint32_t)n, topic_found, a);
-        a->full = at != 0;
-    } else {
-        a->full = true; /* the next page begins here */
-    }
-    a->next = a->full ? (uint64_t)gw->number << 56 | at : 0;
     errand_next(gw, errand);
 }
 
 static void list_home(struct gateway *gw, struct errand *errand)
 {
     struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
-    json_t *doc = json_pack("{s:I,s:o,s:o}", "count", (json_int_t)topics_count(&gw->topics),
-                            "topics", a->list, "next", admin_hex(a->next));
-    if (ask_waits(gw, &a->ask))
-        admin_json(gw, a->ask.conn, doc);
-    else
-        json_decref(doc);
-    ask_free(gw, &a->ask);
+    admin_end_json(gw, &a->ask, ERR_NONE,
+                   json_pack("{s:I,s:o,s:o}", "count", (json_int_t)topics_count(&gw->topics),
+                             "topics", a->page.list, "next", admin_hex(a->page.next)));
 }
 
-/* NULL: it was answered. */
-static struct topics_ask *topics_ask_new(struct gateway *gw, struct conn *c, uint64_t cursor,
-                                         uint32_t limit)
+/* NULL: it was answered, or *e is the error. */
+static struct topics_ask *topics_ask_new(struct admin_call *call, enum err *e)
 {
-    struct topics_ask *a = ask_new(gw, c, false, sizeof(*a));
-    if (!a)
-        return NULL;
-    a->list = json_array();
-    a->cursor = cursor;
-    a->limit = limit;
+    struct admin_page page;
+    *e = admin_page_read(call, &page);
+    struct topics_ask *a = *e ? NULL : ask_new(call->gw, call->conn, false, sizeof(*a));
+    if (a) {
+        a->page = page;
+        a->page.list = json_array();
+    }
     return a;
 }
 
-static void topics_list(struct gateway *gw, struct conn *c, uint64_t cursor, uint32_t limit)
+enum err topics_api_list(struct admin_call *call)
 {
-    struct topics_ask *a = topics_ask_new(gw, c, cursor, limit);
-    if (!a)
-        return;
-    a->ask.errand.visit = list_visit;
-    a->ask.errand.home = list_home;
-    errand_start(gw, &a->ask.errand);
+    enum err e;
+    struct topics_ask *a = topics_ask_new(call, &e);
+    if (a)
+        ask_start(call->gw, &a->ask, list_visit, list_home);
+    return e;
 }
 
 static uint8_t digit(uint8_t c)
@@ -120,17 +107,18 @@ static bool decode(struct slice from, uint8_t *out, size_t most, size_t *n)
 static void show_visit(struct gateway *gw, struct errand *errand)
 {
     struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
-    uint64_t at = a->cursor >> 56 == gw->number ? a->cursor : 0, next = 0;
+    struct admin_page *page = &a->page;
+    uint64_t at, next = 0;
     struct slice space = slice_of(a->space, a->space_n), name = slice_of(a->name, a->name_n);
     const struct topic *t = topics_find(&gw->topics, space, name);
+    bool here = admin_page_here(page, gw, &at) && t && !a->e;
     a->members = topics_members(&gw->topics, t, space, name);
-    bool here = t && !a->full && !a->e && a->cursor >> 56 <= gw->number;
     if (at && !t)
         a->e = ERR_CURSOR;
-    while (here && topics_next(&gw->topics, t, at, &next) && next && !a->full) {
-        a->full = json_array_size(a->list) == a->limit;
-        if (!a->full)
-            json_array_append_new(a->list, admin_hex(a->next = next));
+    while (here && topics_next(&gw->topics, t, at, &next) && next && !page->full) {
+        page->full = json_array_size(page->list) == page->limit;
+        if (!page->full)
+            json_array_append_new(page->list, admin_hex(page->next = next));
         at = next;
     }
     if (here && at && !next && !topics_next(&gw->topics, t, at, &next))
@@ -143,37 +131,28 @@ static void show_home(struct gateway *gw, struct errand *errand)
     struct topics_ask *a = CONTAINER_OF(errand, struct topics_ask, ask.errand);
     enum err e = a->e ? a->e : a->members ? ERR_NONE : ERR_TOPIC_UNKNOWN;
     json_t *doc = topic_put(a->space, a->space_n, a->name, a->name_n, a->members);
-    json_object_set_new(doc, "connections", a->list);
-    json_object_set_new(doc, "next", admin_hex(a->full ? a->next : 0));
-    if (!ask_waits(gw, &a->ask))
-        json_decref(doc);
-    else if (!e)
-        admin_json(gw, a->ask.conn, doc);
-    else {
-        http_exchange_fail(&gw->admin, a->ask.conn, e, SLICE_NONE, SLICE_NONE);
-        json_decref(doc);
-    }
-    ask_free(gw, &a->ask);
+    json_object_set_new(doc, "connections", a->page.list);
+    json_object_set_new(doc, "next", admin_hex(a->page.full ? a->page.next : 0));
+    admin_end_json(gw, &a->ask, e, doc);
 }
 
 /* "SPACE/TOPIC": a page of its members, in each loop in the order in which they joined. */
-static enum err topic_show(struct gateway *gw, struct conn *c, struct slice path, uint64_t cursor,
-                           uint32_t limit)
+enum err topics_api_show(struct admin_call *call)
 {
     uint8_t space[NAME_MOST], name[NAME_MOST];
+    struct slice path = call->name;
     const uint8_t *slash = memchr(path.p, '/', path.n);
     size_t at = slash ? (size_t)(slash - path.p) : path.n, space_n, name_n;
+    enum err e;
     if (!slash || !decode(slice_of(path.p, at), space, sizeof(space), &space_n) ||
         !decode(slice_of(slash + 1, path.n - at - 1), name, sizeof(name), &name_n))
         return ERR_NOT_FOUND;
-    struct topics_ask *a = topics_ask_new(gw, c, cursor, limit);
+    struct topics_ask *a = topics_ask_new(call, &e);
     if (!a)
-        return ERR_NONE;
+        return e;
     memcpy(a->space, space, a->space_n = space_n);
     memcpy(a->name, name, a->name_n = name_n);
-    a->ask.errand.visit = show_visit;
-    a->ask.errand.home = show_home;
-    errand_start(gw, &a->ask.errand);
+    ask_start(call->gw, &a->ask, show_visit, show_home);
     return ERR_NONE;
 }
 
@@ -278,60 +257,26 @@ static enum err publish(struct gateway *gw, const struct published *p, uint32_t 
     return loops_publish(gw, p->space, p->topic, p->except, slice_of(header, n), p->data);
 }
 
-static enum err publish_request(struct gateway *gw, struct conn *c, const struct http_exchange *ex,
-                                const char **detail)
+enum err topics_api_publish(struct admin_call *call)
 {
     struct published p = {.kind = WS_TEXT};
-    struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
+    uint64_t most = call->gw->config.limits.message;
     uint32_t receivers = 0;
-    if (coding.n && !slice_eq_nocase(coding, SLICE("identity")))
-        return ERR_CONTENT_CODING;
-    if (ex->body.n > 6 * gw->config.limits.message + 4096) /* each byte of it as \u00xx */
+    if (call->ex->body.n > 6 * most + 4096) /* each byte of it as \u00xx */
         return ERR_WS_MESSAGE_SIZE;
     json_t *doc = NULL;
     json_error_t where;
-    enum err e = json_read(ex->body, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &doc, &where);
-    *detail = e ? NULL : publish_read(doc, gw->config.limits.message, &p);
-    if (!e && p.own_n && !p.own) {
+    enum err e = json_read(call->ex->body, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &doc, &where);
+    const char *wrong = e ? NULL : publish_read(doc, most, &p);
+    if (!e && p.own_n && !p.own)
         e = ERR_NO_MEMORY; /* nothing is wrong with it: it may be tried again */
-        *detail = NULL;
-    }
-    if (!e)
-        e = *detail ? ERR_PUBLISH : publish(gw, &p, &receivers);
+    else if (!e && wrong)
+        e = ERR_PUBLISH, call->detail = wrong;
+    else if (!e)
+        e = publish(call->gw, &p, &receivers);
     mem_free(p.own, p.own_n);
     json_decref(doc);
     if (!e)
-        admin_json(gw, c, json_pack("{s:I}", "receivers", (json_int_t)receivers));
+        admin_json(call->gw, call->conn, json_pack("{s:I}", "receivers", (json_int_t)receivers));
     return e;
-}
-
-bool topics_request(struct gateway *gw, struct conn *c, struct http_exchange *ex, struct slice path)
-{
-    struct slice list = SLICE("topics"), under = SLICE("topics/"), fields = SLICE_NONE;
-    bool publishes = slice_eq(path, SLICE("publish")), lists = slice_eq(path, list);
-    bool shows = path.n > under.n && memcmp(path.p, under.p, under.n) == 0;
-    bool reads = ex->req.method == HTTP_GET || ex->req.method == HTTP_HEAD;
-    const char *detail = NULL;
-    enum err e = ERR_NONE;
-    uint64_t cursor;
-    uint32_t limit;
-    if (!publishes && !lists && !shows)
-        return false;
-    if (publishes ? ex->req.method != HTTP_POST : !reads) {
-        e = ERR_METHOD;
-        fields = publishes ? SLICE("Allow: POST\r\n") : SLICE("Allow: GET, HEAD\r\n");
-    } else if (publishes) {
-        e = publish_request(gw, c, ex, &detail);
-        fields = e == ERR_CONTENT_CODING ? SLICE("Accept-Encoding: identity\r\n") : SLICE_NONE;
-    } else if (!admin_page(ex, &cursor, &limit)) {
-        e = ERR_INVALID;
-        detail = ADMIN_PAGE_DETAIL;
-    } else if (lists) {
-        topics_list(gw, c, cursor, limit);
-    } else {
-        e = topic_show(gw, c, slice_of(path.p + under.n, path.n - under.n), cursor, limit);
-    }
-    if (e)
-        http_exchange_fail(&gw->admin, c, e, fields, detail ? slice_str(detail) : SLICE_NONE);
-    return true;
 }
