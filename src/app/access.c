@@ -17,7 +17,7 @@ enum { PEERS_IDLE = 4096 }; /* addresses that have nothing open and are remember
 
 static bool trusted(const struct gateway *gw, const struct address *a)
 {
-    return address_in(a, gw->config.access.trusted, gw->config.access.n_trusted);
+    return address_in(a, gw->config.access.trusted.v, gw->config.access.trusted.n);
 }
 
 /* ---- connections ---- */
@@ -65,8 +65,8 @@ bool access_admin(const struct gateway *gw, int fd)
 {
     const struct config_admin *a = &gw->config.admin;
     struct address peer;
-    return !a->n_allow || a->address[0] == 'u' || /* unix: whom its file lets in */
-           (sys_peer(fd, &peer) == 0 && address_in(&peer, a->allow, a->n_allow));
+    return !a->allow.n || a->address[0] == 'u' || /* unix: whom its file lets in */
+           (sys_peer(fd, &peer) == 0 && address_in(&peer, a->allow.v, a->allow.n));
 }
 
 static bool address_of(const struct gateway *gw, const struct conn *c, struct address *out)
@@ -182,11 +182,11 @@ bool access_client(const struct gateway *gw, const struct conn *c, const struct 
     struct slice rest = SLICE("");
     if (!address_of(gw, c, out))
         return false;
-    for (uint32_t i = a->n_trusted && ex ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
+    for (uint32_t i = a->trusted.n && ex ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
         const struct http_field *f = &ex->req.fields[i];
         if (slice_eq_nocase(http_span_slice(ex->head, f->name), SLICE("x-forwarded-for")))
-            rest = address_forwarded(http_span_slice(ex->head, f->value), a->trusted, a->n_trusted,
-                                     &hops, out);
+            rest = address_forwarded(http_span_slice(ex->head, f->value), a->trusted.v,
+                                     a->trusted.n, &hops, out);
     }
     return true;
 }

@@ -13,9 +13,9 @@ enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, PAGE_BYTES = 16 << 20 };
 static bool host_allowed(const struct config_admin *a, struct slice host)
 {
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    for (size_t i = 0; i < ARRAY_LEN(names) + a->n_hosts; i++) {
+    for (size_t i = 0; i < ARRAY_LEN(names) + a->hosts.n; i++) {
         bool own = i < ARRAY_LEN(names);
-        struct slice name = slice_str(own ? names[i] : a->hosts[i - ARRAY_LEN(names)]);
+        struct slice name = slice_str(own ? names[i] : a->hosts.v[i - ARRAY_LEN(names)]);
         if (host.n >= name.n && slice_eq_nocase(slice_of(host.p, name.n), name) &&
             (host.n == name.n || host.p[name.n] == ':'))
             return true;

@@ -21,19 +21,19 @@ enum {
 
 #define ROWS(name, LIST) static const struct reader_row name[] = {LIST(CFG_##name){.key = NULL}};
 #define CFG_root_rows(k, t, d, lo, hi, x)                                                          \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_root, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_root, k)},
 #define CFG_admin_rows(k, t, d, lo, hi, x)                                                         \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_admin, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_admin, k)},
 #define CFG_heartbeat_rows(k, t, d, lo, hi, x)                                                     \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_heartbeat, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_heartbeat, k)},
 #define CFG_limit_rows(k, t, d, lo, hi, x)                                                         \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_limits, k)},
 #define CFG_tls_rows(k, t, d, lo, hi, x)                                                           \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_tls, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_tls, k)},
 #define CFG_module_rows(k, t, d, lo, hi, x)                                                        \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_module, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_module, k)},
 #define CFG_module_limit_rows(k, t, d, lo, hi, x)                                                  \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_module_limits, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_module_limits, k)},
 ROWS(root_rows, CONFIG_ROOT)
 ROWS(admin_rows, CONFIG_ADMIN)
 ROWS(heartbeat_rows, CONFIG_HEARTBEAT)
@@ -54,7 +54,7 @@ static const struct {
     [GUEST_ALLOW_WASI] = {"wasi", "wasi"},
 };
 
-static void allow_read(struct reader *r, yaml_node_t *item, void *base)
+static void allow_item(struct reader *r, yaml_node_t *item, void *base)
 {
     struct config_module *m = base;
     char *word = reader_expand(r, item);
@@ -72,9 +72,9 @@ static void allow_read(struct reader *r, yaml_node_t *item, void *base)
 }
 
 static const struct reader_list allow_list = {"function", "[ws, log]", 0, READER_TEXTS_MAX,
-                                              allow_read};
+                                              allow_item};
 
-static bool env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_module *m = base;
     const char *name = reader_key(key);
@@ -89,7 +89,6 @@ static bool env_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, voi
         m->env[m->n_env - 1] = line;
     }
     free(text);
-    return true;
 }
 
 const char *config_env_get(const struct config_module *m, struct slice name)
@@ -102,37 +101,25 @@ const char *config_env_get(const struct config_module *m, struct slice name)
     return NULL;
 }
 
-static const struct reader_map env_map = {.noun = "variable",
-                                          .form = "NAME: value",
-                                          .most = CONFIG_ENV_MAX,
-                                          .rows = reader_no_rows,
-                                          .extra = env_read};
+static const struct reader_map env_map = {
+    .noun = "variable", .form = "NAME: value", .most = CONFIG_ENV_MAX, .entry = env_read};
 
-static bool module_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void allow_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_module *m = base;
-    if (strcmp(reader_key(key), "limits") == 0) {
-        reader_map_read(r, value, &module_limit_map, &m->limits);
-    } else if (strcmp(reader_key(key), "allow") == 0) {
-        m->allow = 0;
-        reader_list_read(r, value, &allow_list, m);
-    } else if (strcmp(reader_key(key), "env") == 0) {
-        reader_map_read(r, value, &env_map, m);
-    } else if (strcmp(reader_key(key), "jwt") == 0) {
-        config_jwt_read(r, value, &m->jwt);
-    } else {
-        return false;
-    }
-    return true;
+    (void)key;
+    m->allow = 0;
+    reader_list_read(r, value, &allow_list, m);
 }
 
-static const struct reader_map module_map = {
-    READER_KEYS, .form = "path: FILE", .rows = module_rows, .extra = module_extra,
-    .known = "path, engine, instance, exec, snapshot, space, allow, env, jwt, limits"};
-
-static const char *const engines[] = {"native", "pulley", NULL};
-static const char *const instances[] = {"event", "module", NULL};
-static const char *const autos[] = {"auto", "yes", "no", NULL};
+static const struct reader_key module_keys[] = {
+    {"allow", 0, .read = allow_read},
+    {"env", 0, .map = &env_map},
+    {"jwt", offsetof(struct config_module, jwt), .read = config_jwt_read},
+    {"limits", offsetof(struct config_module, limits), .map = &module_limit_map},
+    {.key = NULL}};
+static const struct reader_map module_map = {READER_KEYS, .form = "path: FILE", .rows = module_rows,
+                                             .keys = module_keys, .shows_rows = true};
 
 bool config_name_valid(struct slice name)
 {
@@ -152,7 +139,7 @@ static void module_defaults(struct reader *r, struct config_module *m, const cha
     reader_defaults(r, module_limit_rows, &m->limits);
 }
 
-static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
     const char *name = reader_key(key);
@@ -173,22 +160,13 @@ static bool module_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, 
     if (!*m->path && r->problems == before)
         reader_fail(r, key, "a module needs path: FILE");
     m->path = reader_resolve(r->file, m->path);
-    if (!reader_one_of(m->engine, engines))
-        reader_fail(r, value, "engine is native or pulley");
-    if (!reader_one_of(m->instance, instances))
-        reader_fail(r, value, "instance is event or module");
-    if (!reader_one_of(m->exec, autos))
-        reader_fail(r, value, "exec is auto, yes or no");
-    if (!reader_one_of(m->snapshot, autos))
-        reader_fail(r, value, "snapshot is auto, yes or no");
-    return true;
 }
 
-static void texts_free(char **v, uint32_t n)
+static void texts_free(struct config_texts t)
 {
-    for (uint32_t i = 0; i < n; i++)
-        free(v[i]);
-    free(v);
+    for (uint32_t i = 0; i < t.n; i++)
+        free(t.v[i]);
+    free(t.v);
 }
 
 void reader_rows_free(const struct reader_row *row, void *base)
@@ -202,7 +180,7 @@ static void module_free(struct config_module *m)
 {
     reader_rows_free(module_rows, m);
     free(m->name);
-    texts_free(m->env, m->n_env);
+    texts_free((struct config_texts){m->env, m->n_env});
     memset(m, 0, sizeof(*m));
 }
 
@@ -211,6 +189,11 @@ void config_limits_default(struct config_module_limits *out)
     struct reader r = {.config = NULL};
     memset(out, 0, sizeof(*out));
     reader_defaults(&r, module_limit_rows, out);
+}
+
+static bool word_fits(const char *key, const char *text)
+{
+    return reader_word(text, reader_row_find(module_rows, key)->words) >= 0;
 }
 
 static void text_set(struct reader *r, struct config_module *m, const char *key, const char *text)
@@ -225,8 +208,8 @@ bool config_module_set(struct config *c, uint32_t i, const char *words)
     if (i < c->n_modules && !config_module_added(&c->modules[i]))
         return false;
     if (words && (sscanf(words, "%7s %7s %7s %65s", engine, instance, exec, name) != 4 ||
-                  !config_name_valid(slice_str(name)) || !reader_one_of(engine, engines) ||
-                  !reader_one_of(instance, instances) || !reader_one_of(exec, autos)))
+                  !config_name_valid(slice_str(name)) || !word_fits("engine", engine) ||
+                  !word_fits("instance", instance) || !word_fits("exec", exec)))
         return false;
     while (i >= c->n_modules) {
         c->modules = reader_grow(c->modules, &c->n_modules, sizeof(*c->modules));
@@ -243,32 +226,19 @@ bool config_module_set(struct config *c, uint32_t i, const char *words)
     return true;
 }
 
-static const struct reader_map modules_map = {.noun = "module",
-                                              .form = "NAME: FILE",
-                                              .most = MODULES_MAX,
-                                              .rows = reader_no_rows,
-                                              .extra = module_read};
-
-static void origin_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config_route *route = base;
-    reader_text_add(r, item, &route->origins, &route->n_origins);
-}
-
-static void subprotocol_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config_route *route = base;
-    reader_text_add(r, item, &route->subprotocols, &route->n_subprotocols);
-}
+static const struct reader_map modules_map = {
+    .noun = "module", .form = "NAME: FILE", .most = MODULES_MAX, .entry = module_read};
 
 static const struct reader_list origins_list = {"origin", "[a, b]", 0, READER_TEXTS_MAX,
-                                                origin_read};
+                                                reader_text_item};
 static const struct reader_list subprotocols_list = {"subprotocol", "[a, b]", 0, READER_TEXTS_MAX,
-                                                     subprotocol_read};
+                                                     reader_text_item};
 
-static void target_module(struct reader *r, const yaml_node_t *value, struct config_route *route)
+static void target_module(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
+    struct config_route *route = base;
     char *name = reader_expand(r, value);
+    (void)key;
     for (uint32_t i = 0; name && i < r->config->n_modules; i++)
         if (strcmp(r->config->modules[i].name, name) == 0)
             route->module = (int)i;
@@ -277,110 +247,75 @@ static void target_module(struct reader *r, const yaml_node_t *value, struct con
     free(name);
 }
 
-static void target_handler(struct reader *r, const yaml_node_t *value, struct config_route *route)
-{
-    char *name = reader_expand(r, value);
-    if (name && strcmp(name, "echo") == 0)
-        route->handler = HANDLER_ECHO;
-    else if (name && strcmp(name, "pubsub") == 0)
-        route->handler = HANDLER_PUBSUB;
-    else if (name)
-        reader_fail(r, value, "a handler is echo or pubsub");
-    free(name);
-}
-
-static void space_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
-{
-    char *space = reader_expand(r, value);
-    if (space && !*space)
-        reader_fail(r, value, "a space has a name");
-    free(route->space);
-    route->space = space;
-}
-
-static void on_slow_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
-{
-    char *what = reader_expand(r, value);
-    route->drops_oldest = what && strcmp(what, "drop-oldest") == 0;
-    if (what && !route->drops_oldest && strcmp(what, "close") != 0)
-        reader_fail(r, value, "on_slow is close or drop-oldest");
-    free(what);
-}
-
-static void compress_read(struct reader *r, const yaml_node_t *value, struct config_route *route)
-{
-    char *word = reader_expand(r, value);
-    route->compress = word && strcmp(word, "yes") == 0;
-    if (word && !reader_one_of(word, (const char *const[]){"yes", "no", NULL}))
-        reader_fail(r, value, "compress is yes or no");
-    free(word);
-}
-
-static bool auto_reply_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void handler_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_route *route = base;
-    uint32_t n = route->n_auto_replies;
-    reader_text_add(r, key, &route->auto_replies, &route->n_auto_replies);
-    if (route->n_auto_replies == n + 1)
-        reader_text_add(r, value, &route->auto_replies, &route->n_auto_replies);
-    for (uint32_t i = n; i < route->n_auto_replies; i++) {
-        size_t length = strlen(route->auto_replies[i]);
+    (void)key;
+    int i = reader_word_read(r, value, "a handler", "echo or pubsub");
+    route->handler = (enum route_handler)(i + 1);
+}
+
+static void space_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    char *space = reader_expand(r, value), **field = base;
+    (void)key;
+    if (space && !*space)
+        reader_fail(r, value, "a space has a name");
+    *field = space;
+}
+
+static void on_slow_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    *(bool *)base = reader_word_read(r, value, reader_key(key), "close or drop-oldest") == 1;
+}
+
+static void compress_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    *(bool *)base = reader_word_read(r, value, reader_key(key), "yes or no") == 0;
+}
+
+static void auto_reply_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    struct config_texts *texts = base;
+    uint32_t n = texts->n;
+    reader_text_item(r, key, texts);
+    if (texts->n == n + 1)
+        reader_text_item(r, value, texts);
+    for (uint32_t i = n; i < texts->n; i++) {
+        size_t length = strlen(texts->v[i]);
         if (!length || length > AUTO_REPLY_MAX)
             reader_fail(r, i == n ? key : value, "a text of auto_reply has 1 to %d bytes",
                         AUTO_REPLY_MAX);
     }
-    return true;
 }
 
-static const struct reader_map auto_reply_map = {.noun = "text",
-                                                 .form = "ping: pong",
-                                                 .most = AUTO_REPLIES_MAX,
-                                                 .rows = reader_no_rows,
-                                                 .extra = auto_reply_read};
+static const struct reader_map auto_reply_map = {
+    .noun = "text", .form = "ping: pong", .most = AUTO_REPLIES_MAX, .entry = auto_reply_read};
 
-static bool target_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static const struct reader_key websocket_keys[] = {
+    {"module", 0, .read = target_module},
+    {"handler", 0, .read = handler_read},
+    {"space", offsetof(struct config_route, space), .read = space_read},
+    {"compress", offsetof(struct config_route, compress), .read = compress_read},
+    {"origins", offsetof(struct config_route, origins), .list = &origins_list},
+    {"subprotocols", offsetof(struct config_route, subprotocols), .list = &subprotocols_list},
+    {"on_slow", offsetof(struct config_route, drops_oldest), .read = on_slow_read},
+    {"auto_reply", offsetof(struct config_route, auto_replies), .map = &auto_reply_map},
+    {.key = NULL}};
+static const struct reader_key http_keys[] = {{"module", 0, .read = target_module}, {.key = NULL}};
+static const struct reader_map target_maps[] = {
+    [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .keys = websocket_keys},
+    [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .keys = http_keys}};
+
+static void target_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config_route *route = base;
-    const char *name = reader_key(key);
-    if (strcmp(name, "module") == 0)
-        target_module(r, value, route);
-    else if (route->kind != ROUTE_WEBSOCKET)
-        return false;
-    else if (strcmp(name, "handler") == 0)
-        target_handler(r, value, route);
-    else if (strcmp(name, "origins") == 0)
-        reader_list_read(r, value, &origins_list, route);
-    else if (strcmp(name, "subprotocols") == 0)
-        reader_list_read(r, value, &subprotocols_list, route);
-    else if (strcmp(name, "space") == 0)
-        space_read(r, value, route);
-    else if (strcmp(name, "on_slow") == 0)
-        on_slow_read(r, value, route);
-    else if (strcmp(name, "compress") == 0)
-        compress_read(r, value, route);
-    else if (strcmp(name, "auto_reply") == 0)
-        reader_map_read(r, value, &auto_reply_map, route);
-    else
-        return false;
-    return true;
-}
-
-static const struct reader_map target_maps[] = {
-    [ROUTE_WEBSOCKET] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
-                         .extra = target_extra,
-                         .known = "module, handler, space, compress, origins, subprotocols, "
-                                  "on_slow, auto_reply"},
-    [ROUTE_HTTP] = {READER_KEYS, .form = "module: NAME", .rows = reader_no_rows,
-                    .extra = target_extra, .known = "module"},
-};
-
-static void target_read(struct reader *r, yaml_node_t *value, struct config_route *route)
-{
     if (r->target) {
         reader_fail(r, value, "a route has either websocket or http");
         return;
     }
     r->target = true;
+    route->kind = *reader_key(key) == 'w' ? ROUTE_WEBSOCKET : ROUTE_HTTP;
     unsigned before = r->problems;
     reader_map_read(r, value, &target_maps[route->kind], route);
     if (r->problems == before && (route->module < 0) == (route->handler == HANDLER_NONE))
@@ -394,31 +329,22 @@ static void path_check(struct reader *r, const yaml_node_t *at, const char *path
         reader_fail(r, at, "path begins with / and may end in /*");
 }
 
-static bool route_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void path_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
-    struct config_route *route = base;
-    const char *name = reader_key(key);
-    if (strcmp(name, "path") == 0) {
-        route->path = reader_expand(r, value);
-        if (route->path)
-            path_check(r, value, route->path);
-        else
-            route->path = strdup("");
-    } else if (strcmp(name, "websocket") == 0 || strcmp(name, "http") == 0) {
-        if (!r->target)
-            route->kind = *name == 'w' ? ROUTE_WEBSOCKET : ROUTE_HTTP;
-        target_read(r, value, route);
-    } else if (strcmp(name, "jwt") == 0) {
-        config_jwt_read(r, value, &route->jwt);
-    } else {
-        return false;
-    }
-    return true;
+    char *text = reader_expand(r, value), **path = base;
+    (void)key;
+    if (text)
+        path_check(r, value, text);
+    *path = text ? text : strdup("");
 }
 
-static const struct reader_map route_map = {READER_KEYS, .form = "path: /PATH",
-                                            .rows = reader_no_rows, .extra = route_extra,
-                                            .known = "path, websocket, http, jwt"};
+static const struct reader_key route_keys[] = {
+    {"path", offsetof(struct config_route, path), .read = path_read},
+    {"websocket", 0, .read = target_read},
+    {"http", 0, .read = target_read},
+    {"jwt", offsetof(struct config_route, jwt), .read = config_jwt_read},
+    {.key = NULL}};
+static const struct reader_map route_map = {READER_KEYS, .form = "path: /PATH", .keys = route_keys};
 
 static void route_read(struct reader *r, yaml_node_t *node, void *base)
 {
@@ -465,29 +391,33 @@ static void token_check(struct reader *r, const yaml_node_t *at, const char *tok
         reader_fail(r, at, "admin.token has at least 16 letters, digits or -._~+/=");
 }
 
-static bool listener_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void proxy_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    char *text = reader_expand(r, value);
+    int i = text ? reader_word(text, "yes, true, on, no, false or off") : 0;
+    (void)base;
+    r->proxy = text && i >= 0 && i < 3;
+    if (i < 0)
+        reader_fail(r, value, "%s is yes or no", reader_key(key));
+    free(text);
+}
+
+static void listen_address_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
     struct config *c = base;
-    if (strcmp(reader_key(key), "proxy_protocol") == 0) {
-        r->proxy = reader_yes(r, value, "proxy_protocol");
-        return true;
-    }
-    if (strcmp(reader_key(key), "tls") == 0) {
-        config_certificates_read(r, value, c);
-        return true;
-    }
-    if (strcmp(reader_key(key), "address") != 0)
-        return false;
     uint32_t n = c->n_listen;
+    (void)key;
     reader_text_add(r, value, &c->listen, &c->n_listen);
     if (c->n_listen > n)
         address_check(r, value, c->listen[n], false, false);
-    return true;
 }
 
+static const struct reader_key listener_keys[] = {{"address", 0, .read = listen_address_read},
+                                                  {"tls", 0, .read = config_certificates_read},
+                                                  {"proxy_protocol", 0, .read = proxy_read},
+                                                  {.key = NULL}};
 static const struct reader_map listener_map = {READER_KEYS, .form = "address: IP:PORT",
-                                               .rows = reader_no_rows, .extra = listener_extra,
-                                               .known = "address, tls, proxy_protocol"};
+                                               .keys = listener_keys};
 
 static void listener_read(struct reader *r, yaml_node_t *item, void *base)
 {
@@ -505,18 +435,36 @@ static void listener_read(struct reader *r, yaml_node_t *item, void *base)
 
 static const struct reader_list listen_list = {"listener", "[{address: IP:PORT}]", 1, LISTEN_MAX,
                                                listener_read};
+static const struct reader_list allow_from_list = {"address", "[10.0.0.0/8, ::1]", 1,
+                                                   READER_TEXTS_MAX, reader_block_item};
+static const struct reader_list hosts_list = {"name", "[weir.example]", 1, READER_TEXTS_MAX,
+                                              reader_text_item};
+static const struct reader_key admin_keys[] = {
+    {"allow", offsetof(struct config_admin, allow), .list = &allow_from_list},
+    {"hosts", offsetof(struct config_admin, hosts), .list = &hosts_list},
+    {.key = NULL}};
 static const struct reader_map admin_map = {READER_KEYS, .form = "address: IP:PORT",
-                                            .rows = admin_rows, .extra = config_admin_extra,
-                                            .known = "allow, hosts"};
+                                            .rows = admin_rows, .keys = admin_keys};
 static const struct reader_map heartbeat_map = {READER_KEYS, .form = "interval: 15s",
                                                 .rows = heartbeat_rows};
 static const struct reader_map tls_map = {READER_KEYS, .form = "handshakes: 64", .rows = tls_rows};
 static const struct reader_map limit_map = {READER_KEYS, .form = "connections: 20000",
                                             .rows = limit_rows};
 
-static void heartbeat_read(struct reader *r, yaml_node_t *value, struct config_heartbeat *h)
+static void admin_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
+    struct config_admin *a = base;
+    (void)key;
+    reader_map_read(r, value, &admin_map, a);
+    address_check(r, value, a->address, true, *a->token);
+    token_check(r, value, a->token);
+}
+
+static void heartbeat_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    struct config_heartbeat *h = base;
     unsigned before = r->problems;
+    (void)key;
     reader_map_read(r, value, &heartbeat_map, h);
     if (r->problems == before && h->interval && h->interval + h->timeout > h->evict)
         reader_fail(r, value,
@@ -525,37 +473,24 @@ static void heartbeat_read(struct reader *r, yaml_node_t *value, struct config_h
                     (unsigned long long)(h->interval + h->timeout), (unsigned long long)h->evict);
 }
 
-static bool root_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+static void routes_later(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
-    struct config *c = base;
-    const char *name = reader_key(key);
-    if (strcmp(name, "listen") == 0) {
-        reader_list_read(r, value, &listen_list, c);
-    } else if (strcmp(name, "admin") == 0) {
-        reader_map_read(r, value, &admin_map, &c->admin);
-        address_check(r, value, c->admin.address, true, *c->admin.token);
-        token_check(r, value, c->admin.token);
-    } else if (strcmp(name, "heartbeat") == 0) {
-        heartbeat_read(r, value, &c->heartbeat);
-    } else if (strcmp(name, "limits") == 0) {
-        reader_map_read(r, value, &limit_map, &c->limits);
-    } else if (strcmp(name, "access") == 0) {
-        config_access_read(r, value, c);
-    } else if (strcmp(name, "tls") == 0) {
-        reader_map_read(r, value, &tls_map, &c->tls);
-    } else if (strcmp(name, "modules") == 0) {
-        reader_map_read(r, value, &modules_map, c);
-    } else if (strcmp(name, "routes") == 0) {
-        r->routes = value;
-    } else {
-        return false;
-    }
-    return true;
+    (void)key, (void)base;
+    r->routes = value;
 }
 
-static const struct reader_map root_map = {
-    READER_KEYS, .form = "key: value", .rows = root_rows, .extra = root_extra,
-    .known = "listen, admin, heartbeat, limits, tls, access, modules, routes"};
+static const struct reader_key root_keys[] = {
+    {"listen", 0, .list = &listen_list},
+    {"admin", offsetof(struct config, admin), .read = admin_read},
+    {"heartbeat", offsetof(struct config, heartbeat), .read = heartbeat_read},
+    {"limits", offsetof(struct config, limits), .map = &limit_map},
+    {"tls", offsetof(struct config, tls), .map = &tls_map},
+    {"access", offsetof(struct config, access), .map = &config_access_map},
+    {"modules", 0, .map = &modules_map},
+    {"routes", 0, .read = routes_later},
+    {.key = NULL}};
+static const struct reader_map root_map = {READER_KEYS, .form = "key: value", .rows = root_rows,
+                                           .keys = root_keys};
 
 /* A queue holds at least what began to be sent: a message, or a module's output. */
 static void queues_check(struct reader *r, const yaml_node_t *root)
@@ -579,22 +514,15 @@ static void root_read(struct reader *r, yaml_node_t *root)
     if (r->routes)
         reader_list_read(r, r->routes, &routes_list, c);
     queues_check(r, root);
-    if (c->listen_proxy && !c->access.n_trusted)
+    if (c->listen_proxy && !c->access.trusted.n)
         reader_fail(r, root, "proxy_protocol: yes needs access: {trusted: [addresses of proxies]}");
     c->root.cache = reader_resolve(r->file, c->root.cache);
-    if (!reader_one_of(c->root.log_level,
-                       (const char *const[]){"debug", "info", "warn", "error", NULL}))
-        reader_fail(r, root, "log_level is debug, info, warn or error");
-    if (!reader_one_of(c->root.access_log, (const char *const[]){"on", "off", NULL}))
-        reader_fail(r, root, "access_log is on or off");
     for (uint32_t i = 0; i < c->n_modules && c->root.workers > 1; i++)
         if (strcmp(c->modules[i].instance, "module") == 0)
             reader_fail_at(r, (yaml_mark_t){.line = c->modules[i].line - 1},
                            "%.60s has instance: module, and so one place for all its events: set "
                            "workers: 1, or instance: event",
                            c->modules[i].name);
-    if (!reader_one_of(c->root.sandbox, (const char *const[]){"auto", "require", "off", NULL}))
-        reader_fail(r, root, "sandbox is auto, require or off");
 }
 
 static void document_read(struct reader *r, yaml_parser_t *parser)
@@ -609,16 +537,30 @@ static void document_read(struct reader *r, yaml_parser_t *parser)
     yaml_document_delete(&r->doc);
 }
 
+static const struct {
+    const char *title;
+    const struct reader_row *rows;
+    size_t offset; /* in struct config */
+    bool many;     /* not there */
+} sections[] = {
+    {"Top level", root_rows, offsetof(struct config, root), false},
+    {"admin", admin_rows, offsetof(struct config, admin), false},
+    {"heartbeat", heartbeat_rows, offsetof(struct config, heartbeat), false},
+    {"limits", limit_rows, offsetof(struct config, limits), false},
+    {"access", config_access_rows, offsetof(struct config, access), false},
+    {"jwt, of a route or a module", config_jwt_rows, 0, true},
+    {"tls", tls_rows, offsetof(struct config, tls), false},
+    {"modules.NAME", module_rows, 0, true},
+    {"modules.NAME.limits", module_limit_rows, 0, true},
+};
+
 enum err config_parse(struct slice yaml, const char *file, struct config *out, struct buf *errors)
 {
     struct reader r = {.yaml = yaml, .file = file, .config = out, .errors = errors};
     memset(out, 0, sizeof(*out));
-    reader_defaults(&r, root_rows, &out->root);
-    reader_defaults(&r, admin_rows, &out->admin);
-    reader_defaults(&r, heartbeat_rows, &out->heartbeat);
-    reader_defaults(&r, limit_rows, &out->limits);
-    reader_defaults(&r, config_access_rows, &out->access);
-    reader_defaults(&r, tls_rows, &out->tls);
+    for (size_t i = 0; i < ARRAY_LEN(sections); i++)
+        if (!sections[i].many)
+            reader_defaults(&r, sections[i].rows, (char *)out + sections[i].offset);
     if (yaml.n > FILE_MAX)
         return ERR_LIMIT;
     enum err e = reader_run(&r, reader_events_check);
@@ -632,25 +574,21 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
 
 void config_done(struct config *c)
 {
-    reader_rows_free(root_rows, &c->root);
-    reader_rows_free(admin_rows, &c->admin);
+    for (size_t i = 0; i < ARRAY_LEN(sections); i++)
+        if (!sections[i].many)
+            reader_rows_free(sections[i].rows, (char *)c + sections[i].offset);
     config_access_done(c);
-    texts_free(c->listen, c->n_listen);
-    texts_free(c->admin.hosts, c->admin.n_hosts);
-    free(c->admin.allow);
-    for (uint32_t i = 0; i < c->n_certificates; i++) {
-        free(c->certificates[i].certificate);
-        free(c->certificates[i].key);
-    }
-    free(c->certificates);
+    texts_free((struct config_texts){c->listen, c->n_listen});
+    texts_free(c->admin.hosts);
+    free(c->admin.allow.v);
     for (uint32_t i = 0; i < c->n_modules; i++)
         module_free(&c->modules[i]);
     for (uint32_t i = 0; i < c->n_routes; i++) {
         free(c->routes[i].path);
         free(c->routes[i].space);
-        texts_free(c->routes[i].origins, c->routes[i].n_origins);
-        texts_free(c->routes[i].subprotocols, c->routes[i].n_subprotocols);
-        texts_free(c->routes[i].auto_replies, c->routes[i].n_auto_replies);
+        texts_free(c->routes[i].origins);
+        texts_free(c->routes[i].subprotocols);
+        texts_free(c->routes[i].auto_replies);
     }
     free(c->modules);
     free(c->routes);
@@ -671,14 +609,7 @@ enum err config_write_docs(struct buf *out)
 {
     enum err e = buf_printf(
         out, "# Configuration\n\nMade by `weir docs config` from `src/tbl/config.def`.\n");
-    e = e ? e : docs_section(out, "Top level", root_rows);
-    e = e ? e : docs_section(out, "admin", admin_rows);
-    e = e ? e : docs_section(out, "heartbeat", heartbeat_rows);
-    e = e ? e : docs_section(out, "limits", limit_rows);
-    e = e ? e : docs_section(out, "access", config_access_rows);
-    e = e ? e : docs_section(out, "jwt, of a route or a module", config_jwt_rows);
-    e = e ? e : docs_section(out, "tls", tls_rows);
-    e = e ? e : docs_section(out, "modules.NAME", module_rows);
-    e = e ? e : docs_section(out, "modules.NAME.limits", module_limit_rows);
+    for (size_t i = 0; i < ARRAY_LEN(sections) && !e; i++)
+        e = docs_section(out, sections[i].title, sections[i].rows);
     return e;
 }

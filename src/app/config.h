@@ -10,18 +10,25 @@
 #define CONFIG_FIELD_SIZE uint64_t
 #define CONFIG_FIELD_DURATION uint64_t
 #define CONFIG_FIELD_TEXT char *
+#define CONFIG_FIELD_WORD(words) char *
 #define CFG(key, type, def, min, max, text) CONFIG_FIELD_##type key;
 #include "tbl/config.def"
 
+struct config_texts {
+    char **v;
+    uint32_t n;
+};
+struct config_blocks {
+    struct address_block *v;
+    uint32_t n;
+};
 struct config_root {
     CONFIG_ROOT(CFG)
 };
 struct config_admin {
     CONFIG_ADMIN(CFG)
-    struct address_block *allow; /* who may connect; none: all that can */
-    uint32_t n_allow;
-    char **hosts; /* names for it beside those of loopback */
-    uint32_t n_hosts;
+    struct config_blocks allow; /* who may connect; none: all that can */
+    struct config_texts hosts;  /* names for it beside those of loopback */
 };
 struct config_heartbeat {
     CONFIG_HEARTBEAT(CFG)
@@ -31,8 +38,7 @@ struct config_limits {
 };
 struct config_access {
     CONFIG_ACCESS(CFG)
-    struct address_block *trusted; /* proxies that may say for whom they speak */
-    uint32_t n_trusted;
+    struct config_blocks trusted; /* proxies that may say for whom they speak */
 };
 enum config_token { TOKEN_HEADER, TOKEN_SUBPROTOCOL, TOKEN_COOKIE, TOKEN_QUERY };
 struct config_source {
@@ -83,11 +89,9 @@ struct config_route {
     bool compress;     /* permessage-deflate, where the client offers it */
     int module;        /* index, -1 with a handler */
     char *space;       /* of topics; NULL: the module's, or "public" */
-    char **origins, **subprotocols;
-    uint32_t n_origins, n_subprotocols;
-    uint32_t jwt;            /* whose token it takes: config.jwts[jwt - 1]; 0: none */
-    char **auto_replies;     /* a text, what answers it; the next text, .. */
-    uint32_t n_auto_replies; /* of both */
+    struct config_texts origins, subprotocols;
+    uint32_t jwt;                     /* whose token it takes: config.jwts[jwt - 1]; 0: none */
+    struct config_texts auto_replies; /* a text, what answers it; the next text, .. */
 };
 
 struct config {

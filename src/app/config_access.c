@@ -1,4 +1,4 @@
-/* access:, and jwt: of a route or module. */
+/* access:, jwt: of a route or module, and tls: of a listener. */
 #include <stdlib.h>
 
 #include "app/config_reader.h"
@@ -6,75 +6,17 @@
 enum { SOURCES_MAX = 8, SOURCE_NAME_MAX = 64 };
 
 #define CFG_access(k, t, d, lo, hi, x)                                                             \
-    {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_access, k)},
-#define CFG_jwt(k, t, d, lo, hi, x) {#k, CONFIG_##t, d, lo, hi, x, offsetof(struct config_jwt, k)},
+    {#k, READER_##t, d, lo, hi, x, offsetof(struct config_access, k)},
+#define CFG_jwt(k, t, d, lo, hi, x) {#k, READER_##t, d, lo, hi, x, offsetof(struct config_jwt, k)},
 const struct reader_row config_access_rows[] = {CONFIG_ACCESS(CFG_access){.key = NULL}};
 const struct reader_row config_jwt_rows[] = {CONFIG_JWT(CFG_jwt){.key = NULL}};
 
-static void block_add(struct reader *r, yaml_node_t *item, struct address_block **out, uint32_t *n)
-{
-    struct address_block block;
-    char *text = reader_expand(r, item);
-    if (text && !address_block_parse(slice_str(text), &block)) {
-        reader_fail(r, item, "an address or block, as 10.0.0.0/8 or fd00::/8, not %.60s", text);
-    } else if (text) {
-        *out = reader_grow(*out, n, sizeof(**out));
-        (*out)[*n - 1] = block;
-    }
-    free(text);
-}
-
-static void trusted_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config_access *a = base;
-    block_add(r, item, &a->trusted, &a->n_trusted);
-}
-
-static void allow_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config_admin *a = base;
-    block_add(r, item, &a->allow, &a->n_allow);
-}
-
-static void host_read(struct reader *r, yaml_node_t *item, void *base)
-{
-    struct config_admin *a = base;
-    reader_text_add(r, item, &a->hosts, &a->n_hosts);
-}
-
 static const struct reader_list trusted_list = {"address", "[10.0.0.0/8, ::1]", 0, READER_TEXTS_MAX,
-                                                trusted_read};
-
-static const struct reader_list allow_list = {"address", "[10.0.0.0/8, ::1]", 1, READER_TEXTS_MAX,
-                                              allow_read};
-static const struct reader_list hosts_list = {"name", "[weir.example]", 1, READER_TEXTS_MAX,
-                                              host_read};
-
-bool config_admin_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
-{
-    const char *name = reader_key(key);
-    if (strcmp(name, "allow") != 0 && strcmp(name, "hosts") != 0)
-        return false;
-    reader_list_read(r, value, *name == 'a' ? &allow_list : &hosts_list, base);
-    return true;
-}
-
-static bool access_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
-{
-    if (strcmp(reader_key(key), "trusted") != 0)
-        return false;
-    reader_list_read(r, value, &trusted_list, base);
-    return true;
-}
-
-static const struct reader_map access_map = {READER_KEYS, .form = "connections_per_ip: 100",
-                                             .rows = config_access_rows, .extra = access_extra,
-                                             .known = "trusted"};
-
-void config_access_read(struct reader *r, yaml_node_t *value, struct config *c)
-{
-    reader_map_read(r, value, &access_map, &c->access);
-}
+                                                reader_block_item};
+static const struct reader_key access_keys[] = {
+    {"trusted", offsetof(struct config_access, trusted), .list = &trusted_list}, {.key = NULL}};
+const struct reader_map config_access_map = {READER_KEYS, .form = "connections_per_ip: 100",
+                                             .rows = config_access_rows, .keys = access_keys};
 
 /* ---- tokens ---- */
 
@@ -119,20 +61,14 @@ static void from_read(struct reader *r, yaml_node_t *item, void *base)
 static const struct reader_list from_list = {"source", "[header, cookie:NAME]", 1, SOURCES_MAX,
                                              from_read};
 
-static bool jwt_extra(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
-{
-    if (strcmp(reader_key(key), "from") != 0)
-        return false;
-    reader_list_read(r, value, &from_list, base);
-    return true;
-}
-
+static const struct reader_key jwt_keys[] = {{"from", 0, .list = &from_list}, {.key = NULL}};
 static const struct reader_map jwt_map = {READER_KEYS, .form = "algorithm: HS256",
-                                          .rows = config_jwt_rows, .extra = jwt_extra,
-                                          .known = "from"};
+                                          .rows = config_jwt_rows, .keys = jwt_keys};
 
-void config_jwt_read(struct reader *r, yaml_node_t *value, uint32_t *jwt)
+void config_jwt_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
 {
+    uint32_t *jwt = base;
+    (void)key;
     struct config *c = r->config;
     c->jwts = reader_grow(c->jwts, &c->n_jwts, sizeof(*c->jwts));
     struct config_jwt *j = &c->jwts[c->n_jwts - 1];
@@ -144,7 +80,7 @@ void config_jwt_read(struct reader *r, yaml_node_t *value, uint32_t *jwt)
     j->key_file = reader_resolve(r->file, j->key_file);
     if (r->problems > before)
         return;
-    if (!reader_one_of(j->algorithm, (const char *const[]){"HS256", "RS256", "ES256", NULL}))
+    if (reader_word(j->algorithm, "HS256, RS256 or ES256") < 0)
         reader_fail(r, value, "jwt needs algorithm: HS256, RS256 or ES256");
     else if (!*j->key == !*j->key_file)
         reader_fail(r, value, "jwt needs one of key and key_file");
@@ -186,10 +122,52 @@ bool config_keys_read(struct config *c, struct slice keys)
     return !keys.n;
 }
 
+/* ---- tls ---- */
+
+static void file_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    char *text = reader_expand(r, value), **file = base;
+    if (text && !*text)
+        reader_fail(r, value, "%s is a file", reader_key(key));
+    *file = text ? reader_resolve(r->file, text) : NULL;
+}
+
+static const struct reader_key certificate_keys[] = {
+    {"certificate", offsetof(struct config_certificate, certificate), .read = file_read},
+    {"key", offsetof(struct config_certificate, key), .read = file_read},
+    {.key = NULL}};
+static const struct reader_map certificate_map = {
+    READER_KEYS, .form = "certificate: FILE, key: FILE", .keys = certificate_keys};
+
+static void certificate_read(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config *c = base;
+    c->certificates = reader_grow(c->certificates, &c->n_certificates, sizeof(*c->certificates));
+    struct config_certificate *one = &c->certificates[c->n_certificates - 1];
+    unsigned before = r->problems;
+    one->line = (unsigned)item->start_mark.line + 1;
+    one->listener = UINT32_MAX; /* the one that is being read */
+    reader_map_read(r, item, &certificate_map, one);
+    if (r->problems == before && !(one->certificate && one->key))
+        reader_fail(r, item, "tls needs certificate: FILE and key: FILE");
+}
+
+static const struct reader_list certificates_list = {"certificate",
+                                                     "[{certificate: FILE, key: FILE}]", 1,
+                                                     CONFIG_CERTIFICATES_MAX, certificate_read};
+
+void config_certificates_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    (void)key;
+    if (value->type == YAML_MAPPING_NODE)
+        certificate_read(r, value, base);
+    else
+        reader_list_read(r, value, &certificates_list, base);
+}
+
 void config_access_done(struct config *c)
 {
-    reader_rows_free(config_access_rows, &c->access);
-    free(c->access.trusted);
+    free(c->access.trusted.v);
     for (uint32_t i = 0; i < c->n_jwts; i++) {
         reader_rows_free(config_jwt_rows, &c->jwts[i]);
         for (uint32_t s = 0; s < c->jwts[i].n_from; s++)
@@ -197,4 +175,9 @@ void config_access_done(struct config *c)
         free(c->jwts[i].from);
     }
     free(c->jwts);
+    for (uint32_t i = 0; i < c->n_certificates; i++) {
+        free(c->certificates[i].certificate);
+        free(c->certificates[i].key);
+    }
+    free(c->certificates);
 }

@@ -15,7 +15,6 @@ enum {
 
 const char *const reader_type_names[] = {"number", "size, such as 64KiB", "time, such as 15s",
                                          "text"};
-const struct reader_row reader_no_rows[] = {{.key = NULL}};
 
 void reader_fail_at(struct reader *r, yaml_mark_t at, const char *format, ...)
 {
@@ -75,6 +74,8 @@ void reader_set(struct reader *r, yaml_mark_t at, const struct reader_row *row, 
                 char *text)
 {
     uint64_t n;
+    if (row->words && reader_word(text, row->words) < 0)
+        reader_fail_at(r, at, "%s is %s", row->key, row->words);
     if (row->type == CONFIG_TEXT) {
         char **field = (char **)((char *)base + row->offset);
         free(*field);
@@ -100,24 +101,55 @@ void reader_defaults(struct reader *r, const struct reader_row *row, void *base)
     }
 }
 
-static void unknown(struct reader *r, const yaml_node_t *key, const struct reader_map *kind)
+static void unknown(struct reader *r, const yaml_node_t *key, const struct reader_map *map)
 {
     const char *name = reader_key(key), *best = NULL;
-    for (const struct reader_row *row = kind->rows; row->key; row++)
+    char known[CONFIG_SHOWN_MAX] = "";
+    size_t n = 0;
+    for (const struct reader_row *row = map->rows; row && row->key; row++) {
         if (config_distance(name, row->key) <= 2)
             best = row->key;
+        if (map->shows_rows)
+            n += (size_t)sprintf(known + n, "%s%s", n ? ", " : "; known here: ", row->key);
+    }
+    for (const struct reader_key *k = map->keys; k && k->key; k++)
+        n += (size_t)sprintf(known + n, "%s%s", n ? ", " : "; known here: ", k->key);
     if (best)
         reader_fail(r, key, "unknown key: %.60s; did you mean %s?", name, best);
     else
-        reader_fail(r, key, "unknown key: %.60s%s%s", name, kind->known ? "; known here: " : "",
-                    kind->known ? kind->known : "");
+        reader_fail(r, key, "unknown key: %.60s%s", name, known);
 }
 
 const struct reader_row *reader_row_find(const struct reader_row *row, const char *key)
 {
-    while (row->key && strcmp(row->key, key) != 0)
+    while (row && row->key && strcmp(row->key, key) != 0)
         row++;
-    return row->key ? row : NULL;
+    return row && row->key ? row : NULL;
+}
+
+static void value_read(struct reader *r, yaml_node_t *key, yaml_node_t *value,
+                       const struct reader_map *map, void *base)
+{
+    const struct reader_row *row = reader_row_find(map->rows, reader_key(key));
+    const struct reader_key *k = map->keys;
+    while (k && k->key && strcmp(k->key, reader_key(key)) != 0)
+        k++;
+    void *field = k && k->key ? (char *)base + k->offset : base;
+    if (row) {
+        char *text = reader_expand(r, value);
+        if (text)
+            reader_set(r, value->start_mark, row, base, text);
+    } else if (map->entry) {
+        map->entry(r, key, value, base);
+    } else if (!k || !k->key) {
+        unknown(r, key, map);
+    } else if (k->map) {
+        reader_map_read(r, value, k->map, field);
+    } else if (k->list) {
+        reader_list_read(r, value, k->list, field);
+    } else {
+        k->read(r, key, value, field);
+    }
 }
 
 static bool key_before(struct reader *r, const yaml_node_pair_t *first, const yaml_node_pair_t *end,
@@ -143,16 +175,10 @@ void reader_map_read(struct reader *r, yaml_node_t *map, const struct reader_map
     for (yaml_node_pair_t *p = first; p < end && !stopped(r); p++) {
         yaml_node_t *key = yaml_document_get_node(&r->doc, p->key);
         yaml_node_t *value = yaml_document_get_node(&r->doc, p->value);
-        const struct reader_row *row = reader_row_find(kind->rows, reader_key(key));
-        if (key_before(r, first, p, reader_key(key))) {
+        if (key_before(r, first, p, reader_key(key)))
             reader_fail(r, key, "this %s is here twice: %.60s", kind->noun, reader_key(key));
-        } else if (row) {
-            char *text = reader_expand(r, value);
-            if (text)
-                reader_set(r, value->start_mark, row, base, text);
-        } else if (!kind->extra || !kind->extra(r, key, value, base)) {
-            unknown(r, key, kind);
-        }
+        else
+            value_read(r, key, value, kind, base);
     }
 }
 
@@ -204,22 +230,49 @@ char *reader_resolve(const char *file, char *path)
     return out;
 }
 
-bool reader_yes(struct reader *r, const yaml_node_t *value, const char *key)
+int reader_word(const char *text, const char *words)
 {
-    char *word = reader_expand(r, value);
-    bool yes = word && reader_one_of(word, (const char *const[]){"yes", "true", "on", NULL});
-    if (word && !yes && !reader_one_of(word, (const char *const[]){"no", "false", "off", NULL}))
-        reader_fail(r, value, "%s is yes or no", key);
-    free(word);
-    return yes;
+    size_t length = strlen(text);
+    for (int i = 0;; i++) {
+        size_t n = strcspn(words, ", ");
+        if (n == length && memcmp(words, text, n) == 0)
+            return i;
+        words += n;
+        if (!*words)
+            return -1;
+        words += *words == ',' ? strlen(", ") : strlen(" or ");
+    }
 }
 
-bool reader_one_of(const char *s, const char *const *words)
+int reader_word_read(struct reader *r, const yaml_node_t *value, const char *what,
+                     const char *words)
 {
-    for (; *words; words++)
-        if (strcmp(s, *words) == 0)
-            return true;
-    return false;
+    char *text = reader_expand(r, value);
+    int i = text ? reader_word(text, words) : -1;
+    if (text && i < 0)
+        reader_fail(r, value, "%s is %s", what, words);
+    free(text);
+    return i;
+}
+
+void reader_text_item(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_texts *texts = base;
+    reader_text_add(r, item, &texts->v, &texts->n);
+}
+
+void reader_block_item(struct reader *r, yaml_node_t *item, void *base)
+{
+    struct config_blocks *blocks = base;
+    struct address_block block;
+    char *text = reader_expand(r, item);
+    if (text && !address_block_parse(slice_str(text), &block)) {
+        reader_fail(r, item, "an address or block, as 10.0.0.0/8 or fd00::/8, not %.60s", text);
+    } else if (text) {
+        blocks->v = reader_grow(blocks->v, &blocks->n, sizeof(*blocks->v));
+        blocks->v[blocks->n - 1] = block;
+    }
+    free(text);
 }
 
 /* Bytes that can't be read at all have an offset, other problems a mark. */

@@ -169,9 +169,9 @@ void upgrade_drains(struct gateway *gw)
 
 static struct slice auto_reply(const struct config_route *route, struct slice data)
 {
-    for (uint32_t i = 0; i + 1 < route->n_auto_replies; i += 2)
-        if (slice_eq(slice_str(route->auto_replies[i]), data))
-            return slice_str(route->auto_replies[i + 1]);
+    for (uint32_t i = 0; i + 1 < route->auto_replies.n; i += 2)
+        if (slice_eq(slice_str(route->auto_replies.v[i]), data))
+            return slice_str(route->auto_replies.v[i + 1]);
     return SLICE_NONE;
 }
 
@@ -261,8 +261,8 @@ static void open_event(struct gateway *gw, struct conn *c, struct guest_module *
 static struct slice protocol_choose(const struct config_route *route,
                                     const struct http_exchange *ex)
 {
-    for (uint32_t i = 0; i < route->n_subprotocols; i++) {
-        struct slice protocol = slice_str(route->subprotocols[i]);
+    for (uint32_t i = 0; i < route->subprotocols.n; i++) {
+        struct slice protocol = slice_str(route->subprotocols.v[i]);
         if (http_field_list_has(&ex->req, ex->head, SLICE("sec-websocket-protocol"), protocol))
             return protocol;
     }
@@ -359,7 +359,7 @@ static enum err handshake_check(const struct http_exchange *ex, const struct con
         http_field_count(&ex->req, ex->head, SLICE("sec-websocket-key")) != 1)
         return ERR_WS_HANDSHAKE;
     if (origin.p &&
-        !ws_origin_allowed((const char *const *)route->origins, route->n_origins, origin))
+        !ws_origin_allowed((const char *const *)route->origins.v, route->origins.n, origin))
         return ERR_WS_ORIGIN;
     struct ws_deflate_offer offer;
     return extension_choose(route, ex, &offer);

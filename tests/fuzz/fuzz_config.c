@@ -26,7 +26,7 @@ static void values_check(const struct config *c)
     {
         const struct config_access *at = &c->access;
         CONFIG_ACCESS(CFG)
-        CHECK(!c->listen_proxy || at->n_trusted);
+        CHECK(!c->listen_proxy || at->trusted.n);
     }
     for (uint32_t i = 0; i < c->n_jwts; i++) {
         const struct config_jwt *at = &c->jwts[i];

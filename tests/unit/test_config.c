@@ -6,6 +6,7 @@
 
 enum section { ROOT, ADMIN, HEARTBEAT, LIMITS, TLS, MODULE, MODULE_LIMITS };
 enum type { INT, SIZE, DURATION, TEXT };
+#define WORD(words) TEXT
 
 static const struct row {
     enum section section;
@@ -408,10 +409,10 @@ static void routes_are_read(void **state)
     assert_int_equal(r[0].kind, ROUTE_WEBSOCKET);
     assert_int_equal(r[0].module, 1);
     assert_int_equal(r[0].handler, HANDLER_NONE);
-    assert_int_equal(r[0].n_origins, 2);
-    assert_string_equal(r[0].origins[1], "b");
-    assert_int_equal(r[0].n_subprotocols, 1);
-    assert_string_equal(r[0].subprotocols[0], "c");
+    assert_int_equal(r[0].origins.n, 2);
+    assert_string_equal(r[0].origins.v[1], "b");
+    assert_int_equal(r[0].subprotocols.n, 1);
+    assert_string_equal(r[0].subprotocols.v[0], "c");
     assert_int_equal(r[1].kind, ROUTE_HTTP);
     assert_int_equal(r[1].module, 0);
     assert_int_equal(r[2].handler, HANDLER_ECHO);
@@ -445,9 +446,9 @@ static void heartbeats_and_replies_are_read(void **state)
                      "b}}}]\n"),
                ERR_NONE);
     assert_int_equal(config.heartbeat.interval, 0);
-    assert_int_equal(config.routes[0].n_auto_replies, 4);
-    assert_string_equal(config.routes[0].auto_replies[0], "ping");
-    assert_string_equal(config.routes[0].auto_replies[3], "b");
+    assert_int_equal(config.routes[0].auto_replies.n, 4);
+    assert_string_equal(config.routes[0].auto_replies.v[0], "ping");
+    assert_string_equal(config.routes[0].auto_replies.v[3], "b");
 }
 
 static void bad_routes_modules_and_addresses_are_named(void **state)
