@@ -233,12 +233,10 @@ static void found_add(struct found *f, struct slice token)
 static void pairs_find(struct slice list, uint8_t separator, struct slice name, struct found *f)
 {
     while (list.n) {
-        const uint8_t *end = memchr(list.p, separator, list.n);
-        struct slice pair = slice_of(list.p, end ? (size_t)(end - list.p) : list.n);
-        list = slice_of(list.p + pair.n + (end != NULL), list.n - pair.n - (end != NULL));
+        struct slice pair = slice_cut(&list, separator);
         while (separator == ';' && pair.n && pair.p[0] == ' ')
             pair = slice_of(pair.p + 1, pair.n - 1);
-        if (pair.n > name.n && pair.p[name.n] == '=' && slice_eq(slice_of(pair.p, name.n), name))
+        if (pair.n > name.n && pair.p[name.n] == '=' && slice_begins(pair, name))
             found_add(f, slice_of(pair.p + name.n + 1, pair.n - name.n - 1));
     }
 }
@@ -252,9 +250,7 @@ static bool begins(struct slice s, struct slice word)
 static void protocols_find(struct slice list, struct found *f)
 {
     while (list.n) {
-        const uint8_t *end = memchr(list.p, ',', list.n);
-        struct slice one = slice_of(list.p, end ? (size_t)(end - list.p) : list.n);
-        list = slice_of(list.p + one.n + (end != NULL), list.n - one.n - (end != NULL));
+        struct slice one = slice_cut(&list, ',');
         while (one.n && (one.p[0] == ' ' || one.p[0] == '\t'))
             one = slice_of(one.p + 1, one.n - 1);
         while (one.n && (one.p[one.n - 1] == ' ' || one.p[one.n - 1] == '\t'))

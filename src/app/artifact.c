@@ -146,22 +146,17 @@ static struct slice cage_said(struct slice said)
     static bool logged;
     struct slice key = SLICE("cage: ");
     bool any = false;
-    while (said.n > key.n && memcmp(said.p, key.p, key.n) == 0) {
-        const uint8_t *end = memchr(said.p, '\n', said.n);
-        size_t n = end ? (size_t)(end - said.p) : said.n;
-        const uint8_t *colon = memchr(said.p + key.n, ':', n - key.n);
-        size_t name = colon ? (size_t)(colon - said.p) - key.n : n - key.n;
+    while (slice_begins(said, key)) {
+        struct slice line = slice_cut(&said, '\n');
+        struct slice detail = slice_of(line.p + key.n, line.n - key.n);
+        struct slice layer = slice_cut(&detail, ':');
         if (!logged && log_begin(LOG_sandbox_missing)) {
             log_text("process", SLICE("weirc"));
-            log_text("layer", slice_of(said.p + key.n, name));
-            log_text("detail", colon && colon + 2 <= said.p + n
-                                   ? slice_of(colon + 2, (size_t)(said.p + n - colon) - 2)
-                                   : SLICE_NONE);
+            log_text("layer", layer);
+            log_text("detail", detail.n ? slice_of(detail.p + 1, detail.n - 1) : SLICE_NONE);
             log_end();
         }
         any = true;
-        n += end != NULL;
-        said = slice_of(said.p + n, said.n - n);
     }
     logged = logged || any;
     return said;
@@ -174,7 +169,7 @@ static enum err failed(const struct config_module *m, const struct artifact *a, 
 {
     struct slice path = slice_str(in_path(m, a));
     const char *own_name = *m->path ? m->path : m->name;
-    bool own = a->source >= 0 && said.n > path.n && memcmp(said.p, path.p, path.n) == 0;
+    bool own = a->source >= 0 && said.n > path.n && slice_begins(said, path);
     enum err e = own       ? buf_printf(why, "%s%.*s", m->name, (int)(said.n - path.n),
                                         (const char *)said.p + path.n)
                  : said.n  ? buf_append(why, said)

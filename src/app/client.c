@@ -279,7 +279,7 @@ int client_health(void)
     struct buf answer;
     buf_init(&answer, ANSWER_MAX);
     bool answered = exchange(request, SLICE_NONE, HEALTH_MS, &answer);
-    bool ok = answered && answer.len > ready.n && memcmp(answer.p, ready.p, ready.n) == 0;
+    bool ok = answered && slice_begins(buf_slice(&answer), ready);
     buf_done(&answer);
     if (ok)
         printf("ready\n");

@@ -290,13 +290,11 @@ struct header {
 /* One line of the header block into the response's fields. NULL, or what is wrong with it. */
 static const char *header_line(struct event *ev, struct slice line, struct header *h)
 {
-    const uint8_t *colon = memchr(line.p, ':', line.n);
-    struct slice name = slice_of(line.p, colon ? (size_t)(colon - line.p) : 0);
-    struct slice value = colon ? trim(slice_of(colon + 1, line.n - name.n - 1)) : SLICE_NONE;
+    struct slice rest = line, name = slice_cut(&rest, ':'), value = trim(rest);
     bool type = slice_eq_nocase(name, SLICE("content-type"));
     bool location = slice_eq_nocase(name, SLICE("location"));
     const struct slice parts[] = {name, SLICE(": "), value, SLICE("\r\n")};
-    if (!event_field_valid(name, value))
+    if (!rest.p || !event_field_valid(name, value))
         return "a line of the header block on stdout is no field";
     if (slice_eq_nocase(name, SLICE("status"))) {
         bool twice = h->status;
@@ -322,19 +320,14 @@ static bool block_begins(struct slice out)
     static const char *const wanted[] = {"content-type", "location", "status"};
     bool found = false;
     while (out.n) {
-        const uint8_t *end_of = memchr(out.p, '\n', out.n);
-        if (!end_of)
-            return false;
-        struct slice line = slice_of(out.p, (size_t)(end_of - out.p));
-        const uint8_t *colon = line.n ? memchr(line.p, ':', line.n) : NULL;
-        if (!line.n || (line.n == 1 && line.p[0] == '\r'))
+        struct slice line = slice_cut(&out, '\n');
+        if (out.p && (!line.n || slice_eq(line, SLICE("\r"))))
             return found;
-        if (!colon)
+        struct slice name = slice_cut(&line, ':');
+        if (!out.p || !line.p)
             return false;
         for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
-            found |= slice_eq_nocase(slice_of(line.p, (size_t)(colon - line.p)),
-                                     slice_str(wanted[i]));
-        out = slice_of(end_of + 1, out.n - line.n - 1);
+            found |= slice_eq_nocase(name, slice_str(wanted[i]));
     }
     return false;
 }
@@ -345,9 +338,7 @@ static const char *block_take(struct event *ev)
     struct slice rest = buf_slice(&ev->fx.body);
     struct header h = {0};
     for (bool more = true; more;) {
-        const uint8_t *end_of = memchr(rest.p, '\n', rest.n); /* block_begins saw it */
-        struct slice line = slice_of(rest.p, (size_t)(end_of - rest.p));
-        rest = slice_of(end_of + 1, rest.n - line.n - 1);
+        struct slice line = slice_cut(&rest, '\n'); /* block_begins saw its end */
         if (line.n && line.p[line.n - 1] == '\r')
             line.n--;
         more = line.n > 0;

@@ -112,12 +112,10 @@ bool config_keys_read(struct config *c, struct slice keys)
     for (uint32_t i = 0; i < c->n_jwts; i++) {
         if (!*c->jwts[i].key_file)
             continue;
-        const uint8_t *end = keys.n ? memchr(keys.p, 0, keys.n) : NULL;
-        if (!end)
+        struct slice key = slice_cut(&keys, 0);
+        if (!keys.p)
             return false;
-        size_t n = (size_t)(end - keys.p);
-        config_key_set(c, i, slice_of(keys.p, n));
-        keys = slice_of(end + 1, keys.n - n - 1);
+        config_key_set(c, i, key);
     }
     return !keys.n;
 }

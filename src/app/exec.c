@@ -174,16 +174,14 @@ bool exec_reaches(const struct config_module *config, const struct guest_module 
 static const struct guest_function *find(struct gateway *gw, const struct conn *c,
                                          struct slice rest, struct guest_module **out)
 {
-    const uint8_t *slash = memchr(rest.p, '/', rest.n);
-    struct slice name = slice_of(rest.p, slash ? (size_t)(slash - rest.p) : rest.n);
-    struct slice function = slash ? slice_of(slash + 1, rest.n - name.n - 1) : SLICE_NONE;
+    struct slice function = rest, name = slice_cut(&function, '/');
     for (uint32_t i = 0; i < gw->config.n_modules; i++) {
         struct guest_module *m = gateway_module(gw, i, c);
         if (m && slice_eq(slice_str(m->name), name) && exec_reaches(&gw->config.modules[i], m)) {
             *out = m;
             /* A command is what it does as a whole, unless its functions are asked for. */
             bool whole = command(m) && strcmp(gw->config.modules[i].exec, "yes") != 0;
-            return whole || (slash && !function.n) ? NULL : guest_function_find(m, function);
+            return whole || (function.p && !function.n) ? NULL : guest_function_find(m, function);
         }
     }
     return NULL;

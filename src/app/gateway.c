@@ -24,7 +24,7 @@ static int route_find(const struct gateway *gw, struct slice path, enum route_ki
         const struct config_route *r = &gw->config.routes[i];
         struct slice want = slice_str(r->path);
         bool star = want.p[want.n - 1] == '*';
-        bool fits = star ? path.n >= want.n && memcmp(path.p, want.p, want.n - 1) == 0
+        bool fits = star ? path.n >= want.n && slice_begins(path, slice_of(want.p, want.n - 1))
                          : slice_eq(want, path);
         size_t n = want.n + !star;
         if (r->kind == kind && fits && n > best_n) {
@@ -59,18 +59,16 @@ static void guest_request(struct gateway *gw, struct conn *c, struct http_exchan
 
 static void public_request(void *owner, struct conn *c, struct http_exchange *ex)
 {
-    static const char exec[] = "/api/exec/";
-    const size_t exec_n = sizeof(exec) - 1;
     struct gateway *gw = owner;
-    struct slice path = http_span_slice(ex->head, ex->req.path);
+    struct slice path = http_span_slice(ex->head, ex->req.path), exec = SLICE("/api/exec/");
     int socket = route_find(gw, path, ROUTE_WEBSOCKET), route;
     if (ex->req.upgrade_websocket && socket >= 0) {
         upgrade_request(gw, c, ex, (uint16_t)socket);
     } else if (path.n == 1 && path.p[0] == '*') {
         http_exchange_respond(&gw->http, c,
                               &(struct http_response){204, SLICE_NONE, SLICE_NONE, SLICE_NONE});
-    } else if (path.n > exec_n && memcmp(path.p, exec, exec_n) == 0) {
-        exec_request(gw, c, ex, slice_of(path.p + exec_n, path.n - exec_n));
+    } else if (path.n > exec.n && slice_begins(path, exec)) {
+        exec_request(gw, c, ex, slice_of(path.p + exec.n, path.n - exec.n));
     } else if ((route = route_find(gw, path, ROUTE_HTTP)) >= 0) {
         guest_request(gw, c, ex, route);
     } else if (socket >= 0) {

@@ -194,18 +194,14 @@ const char *jwt_check(const struct jwt *j, struct slice token, uint64_t wall_ms,
 {
     uint8_t space[SIGNATURE_MAX + 2];
     size_t n;
-    const uint8_t *one = token.n ? memchr(token.p, '.', token.n) : NULL;
-    const uint8_t *two = one ? memchr(one + 1, '.', token.n - (size_t)(one - token.p) - 1) : NULL;
-    if (!two || token.n > JWT_MAX)
+    struct slice sig = token, head = slice_cut(&sig, '.'), body = slice_cut(&sig, '.');
+    if (!sig.p || token.n > JWT_MAX)
         return "the token has not the form of a JWT, or more than 8192 bytes";
-    struct slice head = slice_of(token.p, (size_t)(one - token.p));
-    struct slice body = slice_of(one + 1, (size_t)(two - one) - 1);
-    struct slice sig = slice_of(two + 1, token.n - (size_t)(two - token.p) - 1);
     const char *wrong = header_check(j, head);
     if (wrong)
         return wrong;
     if (!base64url(sig, space, sizeof(space), &n) ||
-        !signature_holds(j, slice_of(token.p, (size_t)(two - token.p)), slice_of(space, n)))
+        !signature_holds(j, slice_of(token.p, head.n + 1 + body.n), slice_of(space, n)))
         return "the token's signature does not hold";
     wrong = claims_check(j->config, body, wall_ms);
     if (!wrong)

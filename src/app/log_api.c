@@ -19,7 +19,7 @@ enum err log_api_level_put(struct admin_call *call)
     char name[8] = "";
     enum log_level level;
     call->detail = "the query is level=debug, info, warn or error";
-    if (query.n < key.n || query.n - key.n >= sizeof(name) || memcmp(query.p, key.p, key.n) != 0)
+    if (!slice_begins(query, key) || query.n - key.n >= sizeof(name))
         return ERR_INVALID;
     slice_copy(name, slice_of(query.p + key.n, query.n - key.n));
     if (!log_level_parse(name, &level))
@@ -52,7 +52,7 @@ static bool place_of(const struct admin_call *call, uint64_t *out)
     *out = 0;
     if (last.n)
         return place_read(last, out);
-    return !query.n || (query.n > key.n && memcmp(query.p, key.p, key.n) == 0 &&
+    return !query.n || (slice_begins(query, key) &&
                         place_read(slice_of(query.p + key.n, query.n - key.n), out));
 }
 
@@ -71,11 +71,10 @@ enum err log_api_events(struct admin_call *call)
     if (from && at != from && !e)
         e = buf_append(&out, SLICE("event: missed\ndata: {}\n\n"));
     for (struct slice rest = buf_slice(&lines); rest.n && !e;) {
-        size_t n = (size_t)((const uint8_t *)memchr(rest.p, '\n', rest.n) - rest.p) + 1;
-        e = buf_printf(&out, "id: %" PRIu64 "\ndata: ", at += n);
-        e = e ? e : buf_append(&out, slice_of(rest.p, n));
-        e = e ? e : buf_append(&out, SLICE("\n"));
-        rest = slice_of(rest.p + n, rest.n - n);
+        struct slice line = slice_cut(&rest, '\n');
+        e = buf_printf(&out, "id: %" PRIu64 "\ndata: ", at += line.n + 1);
+        e = e ? e : buf_append(&out, line);
+        e = e ? e : buf_append(&out, SLICE("\n\n"));
     }
     struct http_response r = {200, SLICE("text/event-stream"), SLICE("Cache-Control: no-store\r\n"),
                               buf_slice(&out)};

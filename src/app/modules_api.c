@@ -345,11 +345,7 @@ static bool word_read(struct slice text, const char *a, const char *b, char out[
 static bool query_read(struct slice query, struct module_job *job)
 {
     while (query.n) {
-        const uint8_t *end = memchr(query.p, '&', query.n);
-        struct slice pair = slice_of(query.p, end ? (size_t)(end - query.p) : query.n);
-        const uint8_t *is = memchr(pair.p, '=', pair.n);
-        struct slice key = slice_of(pair.p, is ? (size_t)(is - pair.p) : pair.n);
-        struct slice value = is ? slice_of(is + 1, pair.n - key.n - 1) : SLICE_NONE;
+        struct slice value = slice_cut(&query, '&'), key = slice_cut(&value, '=');
         bool ok = false;
         if (slice_eq(key, SLICE("canary")) && !job->percent)
             ok = (job->percent = percent_read(value)) > 0;
@@ -359,9 +355,8 @@ static bool query_read(struct slice query, struct module_job *job)
             ok = word_read(value, "event", "module", job->instance);
         else if (slice_eq(key, SLICE("exec")))
             ok = word_read(value, "auto", "yes", job->exec);
-        if (!ok || (end && pair.n + 1 == query.n))
+        if (!ok || (query.p && !query.n))
             return false;
-        query = end ? slice_of(end + 1, query.n - pair.n - 1) : SLICE_NONE;
     }
     return true;
 }

@@ -140,12 +140,11 @@ static void show_home(struct gateway *gw, struct errand *errand)
 enum err topics_api_show(struct admin_call *call)
 {
     uint8_t space[NAME_MOST], name[NAME_MOST];
-    struct slice path = call->name;
-    const uint8_t *slash = memchr(path.p, '/', path.n);
-    size_t at = slash ? (size_t)(slash - path.p) : path.n, space_n, name_n;
+    struct slice topic = call->name, within = slice_cut(&topic, '/');
+    size_t space_n, name_n;
     enum err e;
-    if (!slash || !decode(slice_of(path.p, at), space, sizeof(space), &space_n) ||
-        !decode(slice_of(slash + 1, path.n - at - 1), name, sizeof(name), &name_n))
+    if (!topic.p || !decode(within, space, sizeof(space), &space_n) ||
+        !decode(topic, name, sizeof(name), &name_n))
         return ERR_NOT_FOUND;
     struct topics_ask *a = topics_ask_new(call, &e);
     if (!a)

@@ -71,8 +71,7 @@ static bool bits_same(const uint8_t *a, const uint8_t *b, unsigned bits)
 
 bool address_block_parse(struct slice text, struct address_block *out)
 {
-    const uint8_t *slash = text.n ? memchr(text.p, '/', text.n) : NULL;
-    struct slice host = slash ? slice_of(text.p, (size_t)(slash - text.p)) : text;
+    struct slice length = text, host = slice_cut(&length, '/');
     struct address a;
     uint16_t bits;
     if (!address_ip_parse(host, &a))
@@ -80,7 +79,7 @@ bool address_block_parse(struct slice text, struct address_block *out)
     bool v4 = is_v4(a.ip) && memchr(host.p, '.', host.n) && !memchr(host.p, ':', host.n);
     const uint16_t most = v4 ? 32 : 128;
     bits = most;
-    if (slash && !address_port(slice_of(slash + 1, text.n - host.n - 1), &bits))
+    if (length.p && !address_port(length, &bits))
         return false;
     if (bits > most)
         return false;

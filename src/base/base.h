@@ -34,6 +34,21 @@ static inline bool slice_eq(struct slice a, struct slice b)
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+static inline bool slice_begins(struct slice s, struct slice with)
+{
+    return s.n >= with.n && slice_eq(slice_of(s.p, with.n), with);
+}
+
+/* What stands before the first `end`, which *rest then begins behind. None: all, and *rest is
+ * SLICE_NONE. */
+static inline struct slice slice_cut(struct slice *rest, uint8_t end)
+{
+    const uint8_t *at = rest->n ? memchr(rest->p, end, rest->n) : NULL;
+    struct slice all = *rest, part = slice_of(all.p, at ? (size_t)(at - all.p) : all.n);
+    *rest = at ? slice_of(at + 1, all.n - part.n - 1) : SLICE_NONE;
+    return part;
+}
+
 /* An empty slice may have no address, which memcpy does not allow. */
 static inline void slice_copy(void *to, struct slice s)
 {

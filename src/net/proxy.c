@@ -3,20 +3,10 @@
 static const uint8_t signature[12] = {0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d,
                                       0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a};
 
-/* The next word, which one space or the end ends; *rest goes behind it. */
-static struct slice word(struct slice *rest)
-{
-    const uint8_t *space = rest->n ? memchr(rest->p, ' ', rest->n) : NULL;
-    size_t n = space ? (size_t)(space - rest->p) : rest->n;
-    struct slice w = slice_of(rest->p, n);
-    *rest = slice_of(rest->p + n + (space != NULL), rest->n - n - (space != NULL));
-    return w;
-}
-
 /* What stands between "PROXY " and CR LF. */
 static bool v1_line(struct slice line, struct proxy_header *out)
 {
-    struct slice family = word(&line), from, to;
+    struct slice family = slice_cut(&line, ' '), from, to;
     struct address other;
     uint16_t port;
     out->known = false;
@@ -25,14 +15,14 @@ static bool v1_line(struct slice line, struct proxy_header *out)
     bool v4 = slice_eq(family, SLICE("TCP4"));
     if (!v4 && !slice_eq(family, SLICE("TCP6")))
         return false;
-    from = word(&line);
-    to = word(&line);
+    from = slice_cut(&line, ' ');
+    to = slice_cut(&line, ' ');
     bool colons = from.n && to.n && memchr(from.p, ':', from.n) && memchr(to.p, ':', to.n);
     bool none = from.n && to.n && !memchr(from.p, ':', from.n) && !memchr(to.p, ':', to.n);
     if (!(v4 ? none : colons) || !address_ip_parse(from, &out->client) ||
         !address_ip_parse(to, &other))
         return false;
-    struct slice from_port = word(&line);
+    struct slice from_port = slice_cut(&line, ' ');
     out->known = true;
     return address_port(from_port, &out->client.port) && address_port(line, &port);
 }
