@@ -333,6 +333,7 @@ static void stay(struct gateway *gw, enum err e)
     gw->leaving = gw->unloaded = false;
     modules_stay(gw);
     listeners_watch(gw, true);
+    metrics.handover_failed_total++;
     control_send(SYS_CONTROL_FD, CONTROL_KEPT, 0, "", -1);
     if (log_begin(LOG_handover_kept)) {
         log_text("detail",

@@ -428,6 +428,7 @@ def test_a_new_worker_that_fails(gate, when):
         if when != "it starts":
             gate.wait_logs("handover_kept")  # the worker says it, the supervisor the line before
         assert len(gate.logs("handover_kept")) == (when != "it starts")
+        assert gate.metric("handover_failed_total") == (when != "it starts")
         assert b.message()[1] == b"meanwhile"
         assert ask(a, b"i") == ident and ask(b, b"x") == b"x"
         with gate.ws("/e") as c:
