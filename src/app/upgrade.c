@@ -1,6 +1,7 @@
 /* The opening handshake (RFC 6455 4.2), and what becomes of messages: to a guest, or echoed. */
 #include "app/loops.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "ws/ws_extension.h"
 #include "ws/ws_handshake.h"
 
@@ -41,13 +42,19 @@ static struct slice public_space(const struct config_route *route)
     return slice_str(route->space ? route->space : "public");
 }
 
+static void count_sent(const struct conn *c, size_t bytes)
+{
+    metrics.messages_sent_total++;
+    PROBE(message_out, conn_id(c), bytes);
+}
+
 /* The handlers echo and pubsub: to all in the sender's topic, of which it has one. */
 static void built_in(struct gateway *gw, struct conn *c, enum ws_opcode kind, struct slice data)
 {
     const struct config_route *route = route_of(gw, c);
     const struct hub_conn *h = c->hub;
     if (route->handler == HANDLER_ECHO) {
-        metrics.messages_sent_total++;
+        count_sent(c, data.n);
         ws_conn_send(&gw->ws, c, kind, data);
         return;
     }
@@ -80,7 +87,7 @@ void upgrade_forget(struct gateway *gw, struct conn *c)
 
 void upgrade_send(struct gateway *gw, struct conn *c, struct slice frame)
 {
-    metrics.messages_sent_total++;
+    count_sent(c, frame.n);
     ws_conn_send_frame(&gw->ws, c, frame);
     if (conn_queued(c) > gw->ws.queue_max / 2)
         conn_watch(c);
@@ -106,7 +113,7 @@ void upgrade_deliver(void *owner, struct conn *c, struct frame *frame)
     struct gateway *gw = owner;
     if (c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
         return;
-    metrics.messages_sent_total++;
+    count_sent(c, frame_slice(frame).n);
     conn_write_frame(&gw->net, c, c->flags & WS_DEFLATE ? compressed(gw, frame) : frame);
     if (conn_queued(c) > gw->ws.queue_max / 2)
         conn_watch(c);
@@ -178,10 +185,12 @@ static struct slice auto_reply(const struct config_route *route, struct slice da
 static void message(void *owner, struct conn *c, enum ws_opcode kind, struct slice data)
 {
     struct gateway *gw = owner;
-    struct slice answer = kind == WS_TEXT ? auto_reply(route_of(gw, c), data) : SLICE_NONE;
+    const struct config_route *route = route_of(gw, c);
+    struct slice answer = kind == WS_TEXT ? auto_reply(route, data) : SLICE_NONE;
+    PROBE(message_in, conn_id(c), route->path, kind, data.n);
     if (answer.n) {
         metrics.auto_replies_total++;
-        metrics.messages_sent_total++;
+        count_sent(c, answer.n);
         metrics_message(gateway_topic(c));
         ws_conn_send(&gw->ws, c, WS_TEXT, answer);
         return;
@@ -331,6 +340,7 @@ void upgrade_accept(struct gateway *gw, struct conn *c, struct slice fields, boo
         gw->http.answered(gw, c, ex, 101, 0);
     struct http_exchange *kept = http_exchange_detach(c);
     ws_conn_start(&gw->ws, c, PROTOCOL_WS, deflate);
+    PROBE(handshake, conn_id(c), route->path, deflate);
     if (log_begin(LOG_connection_open)) {
         log_id("conn_id", conn_id(c));
         log_text("path", slice_str(route->path));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/pool.h"
+#include "base/probe.h"
 
 _Thread_local struct metrics metrics;
 const char *metrics_topics[METRICS_TOPICS] = {"other"};
@@ -165,6 +166,7 @@ void metrics_message_late(uint32_t topic, uint64_t ns)
 void metrics_iteration(enum cause cause, uint64_t ns)
 {
     OBSERVE(pause_seconds, cause, pause, ns, 1);
+    PROBE(iteration, label_cause(cause), ns);
     for (; messages.touched; messages.touched &= messages.touched - 1) {
         int topic = __builtin_ctzll(messages.touched);
         OBSERVE(message_latency_seconds, topic, latency, ns, messages.n[topic]);

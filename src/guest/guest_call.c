@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/metrics.h"
+#include "base/probe.h"
 #include "guest/guest_instance.h"
 #include "sys/sys.h"
 
@@ -94,6 +95,7 @@ static bool start(struct guests *g, struct guest_call *c)
     metrics.guests_running = ++g->running;
     g->n_busy += !m->running++;
     c->ran = true;
+    PROBE(guest_start, c, m->name);
     metrics.guest_events_total++;
     m->events++;
     m->counts->module_events_total++;
@@ -175,6 +177,7 @@ static void finish(struct guests *g, struct guest_call *c, int polled)
         report(c, e);
         wasmtime_error_delete(c->frame.error);
     }
+    PROBE(guest_end, c, c->module->name, e ? err_name(e) : NULL);
     weir_call_delete(&c->frame);
     metrics.guests_running = --g->running;
     guest_instance_give(g, c, polled > 0);
@@ -307,6 +310,8 @@ static void step(struct guests *g, struct guest_call *c)
         finish(g, c, r);
     }
     g->clock_ns = sys_now_ns();
+    if (r == 0)
+        PROBE(guest_yield, c, m->name, g->clock_ns - start_ns);
     metrics.guest_cpu_seconds_total += g->clock_ns - start_ns;
     counts->module_cpu_seconds_total += g->clock_ns - start_ns;
     cpu_count(g, m, g->clock_ns - start_ns);

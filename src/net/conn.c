@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/probe.h"
 #include "net/peers.h"
 #include "net/tls.h"
 
@@ -125,6 +126,7 @@ struct conn *conn_open(struct net *net, int fd, uint8_t protocol)
     net->speaking[protocol]++;
     metrics.connections_active++;
     metrics.connections_accepted_total++;
+    PROBE(accept, conn_id(c), fd);
     return c;
 }
 
@@ -159,6 +161,7 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
             return; /* the flush failed and closed it */
     }
     metrics.connections_closed_total[c->close_reason]++;
+    PROBE(close, conn_id(c), close_name((enum close_reason)c->close_reason));
     end(net, c);
 }
 

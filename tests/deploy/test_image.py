@@ -12,6 +12,7 @@ import uuid
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+from test_probes import documented, notes  # noqa: E402
 from weir import HOST, ROOT, TEXT, Raw, frame, free_port, wait_for  # noqa: E402
 
 # Where processes may not raise their limits, podman's defaults are too high to be set.
@@ -109,6 +110,15 @@ def test_sizes_and_files(images):
     assert images["full"] > images["runtime"]
     assert files("runtime") == RUNTIME
     assert files("full") == RUNTIME | FULL
+
+
+def test_its_stripped_static_program_has_the_probes(images, tmp_path):
+    name = podman("create", "localhost/weir:runtime").stdout.strip()
+    try:
+        podman("cp", f"{name}:/usr/bin/weir", tmp_path / "weir")
+    finally:
+        podman("rm", "-f", name)
+    assert notes(tmp_path / "weir") == documented()
 
 
 def test_the_image_as_it_is_serves_and_says_so(run):
