@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from weir import ROOT, TEXT, WEIR_BIN, frame, guest
+from weir import ROOT, TEXT, WEIR_BIN, WEIRC_BIN, frame, guest
 
 MODULES = {"echo": guest("echo"), "add": guest("add"), "hostile": {"path": guest("hostile/handlers")}}
 CONFIG = {"modules": MODULES, "routes": [
@@ -54,7 +54,17 @@ def test_scripts_use_what_there_is(script):
 
 
 @pytest.fixture
-def load(weir):
+def own(start, tmp_path, monkeypatch):
+    """A gateway whose program nobody else runs: a probe is hit by all processes of a file."""
+    binary = shutil.copy(WEIR_BIN, tmp_path / "weir")
+    (tmp_path / "weirc").symlink_to(WEIRC_BIN)
+    monkeypatch.setattr("weir.WEIR_BIN", str(binary))
+    return start(CONFIG), str(binary)
+
+
+@pytest.fixture
+def load(own):
+    weir, _ = own
     enough, failed = threading.Event(), []
 
     def go():
@@ -91,12 +101,12 @@ def trace(*scripts, seconds):
             p.wait()
 
 
-def refused(said):
+def refused(binary, said):
     """Why the kernel lets nobody attach here; None: it does."""
     assert shutil.which("bpftrace"), "scripts/setup test"
     if os.geteuid():
         return "not root"
-    once = f'usdt:{WEIR_BIN}:weir:iteration {{ printf("hit\\n"); exit(); }}'
+    once = f'usdt:{binary}:weir:iteration {{ printf("hit\\n"); exit(); }}'
     p = subprocess.run(["timeout", "5", "bpftrace", "-e", once], capture_output=True, text=True, timeout=20)
     return None if "hit" in p.stdout else (said + p.stdout + p.stderr).strip()[-300:]
 
@@ -107,13 +117,14 @@ def entries(text, name):
 
 
 @pytest.mark.guard(60)
-def test_what_the_scripts_say(weir, load):
+def test_what_the_scripts_say(own, load):
+    binary = own[1]
     latency, pauses = (str(s) for s in SCRIPTS)
     for seconds in (2, 6, 15):  # it takes its time to attach, and does not say when it has
-        late, away = trace((latency, WEIR_BIN), (pauses, WEIR_BIN), seconds=seconds)
+        late, away = trace((latency, binary), (pauses, binary), seconds=seconds)
         if {"/ws/echo", "/ws/raw"} <= set(entries(late, "us")) and entries(late, "failed") and "guest" in entries(away, "us"):
             break
-        why = refused(late)
+        why = refused(binary, late)
         if why:
             warnings.warn(f"the kernel lets nobody attach to probes here ({why}): deploy/*.bt were checked by "
                           "test_scripts_use_what_there_is alone", stacklevel=1)
