@@ -464,7 +464,8 @@ static void guest_limits_of(const struct config *c, struct guest_limits *out)
         struct config_module_limits added;
         config_limits_default(&added);
         gateway_limits_raise(out, &added);
-        out->actors += (uint32_t)c->admin.modules;
+        if (c->root.workers <= 1) /* with more there can be no actors */
+            out->actors += (uint32_t)c->admin.modules;
     }
 }
 

@@ -2,6 +2,7 @@
 has some; their ids tell which is whose."""
 import json
 import os
+import re
 import signal
 import struct
 import threading
@@ -624,6 +625,17 @@ def test_an_actor_needs_one_loop(tmp_path):
     assert f"{file}:4: one has instance: module, and so one place for all its events: set workers: 1, or instance: event" in r.stderr
     file.write_text(file.read_text().replace("workers: 2", "workers: 1"))
     assert run_cli("check", file).returncode == 0
+
+
+def test_no_loop_keeps_places_for_actors(start):
+    """Each would take 8 GiB of each loop's address space: a thousand modules that may be added are no actors here."""
+    def reserved(modules):
+        w = start({**CONFIG, "limits": FEW, "admin": {"modules": modules}})
+        with open(f"/proc/{w.worker_pid()}/status") as f:
+            kib = int(re.search(r"^VmSize:\s*(\d+)", f.read(), re.M)[1])
+        w.stop()
+        return kib
+    assert reserved(1000) - reserved(0) < 8 << 20
 
 
 @pytest.mark.parametrize("n", ["0", "65", "-1", "many"])

@@ -639,7 +639,8 @@ class Weir:
         assert not self.bad_lines, f"not JSON on stderr: {self.bad_lines}"
         if not self.may_die:
             died = self.logs("worker_exit")
-            assert not died, f"the worker died: {died}"
+            said = "\n".join(x["text"] for x in self.logs("worker_output"))  # a sanitizer's report, say
+            assert not died, f"the worker died: {died}\n{said}"
 
     def signal(self, sig=signal.SIGTERM):
         self.signalled = True
