@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from weir import BINARY, Closed, Frame, Raw, TEXT, close, cpu_seconds, frame, guest, problem, wait_for
+from weir import BINARY, Closed, Frame, Raw, TEXT, Watch, close, cpu_seconds, frame, guest, problem, wait_for
 
 ADD = "POST /api/exec/add HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n[1,2]"
 ROUTES = [{"path": "/ws/raw", "websocket": {"handler": "echo"}}]
@@ -150,9 +150,9 @@ ENDLESS = "POST /api/exec/greedy/endless HTTP/1.1\r\nHost: a\r\nContent-Length: 
 def latencies(ask, n):
     times = []
     for _ in range(n):
-        began = time.monotonic()
+        watch = Watch()
         ask()
-        times.append(time.monotonic() - began)
+        times.append(watch.took())
     return sorted(times)
 
 
@@ -161,8 +161,7 @@ def latencies(ask, n):
 def test_endless_loops_hold_nobody_up(start, greedy, engine):
     """Guests that never end share what is theirs: another module, the built-in echo and the admin
     listener answer as before."""
-    w = start({"modules": {**MODULES, "greedy": {**GREEDY, "engine": engine}}, "routes": ROUTES,
-               "drain": "100ms"})
+    watch, w = Watch(), start({"modules": {**MODULES, "greedy": {**GREEDY, "engine": engine}}, "routes": ROUTES, "drain": "100ms"})
     loops = [w.raw() for _ in range(greedy)]
     for c in loops:
         c.send(ENDLESS)
@@ -180,7 +179,7 @@ def test_endless_loops_hold_nobody_up(start, greedy, engine):
             assert times[98] < 0.2, (what, times[-5:])
             assert times[50] < 0.05, (what, times[50])
     assert w.metric("guests_running") + w.metric("guests_waiting") == greedy, "they still run"
-    assert w.metric("loop_away_max_seconds") < 0.5
+    assert w.metric("loop_away_max_seconds") < 0.5 + watch.lost()
     for c in loops:
         c.close()
 

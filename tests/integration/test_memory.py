@@ -95,16 +95,21 @@ def recovers(p):
     p.kept()
 
 
+def ends(p, held):
+    """Something is refused at the edge, and the promise kept; without `held`, all is as before."""
+    wait_for("something was refused", lambda: p.refused() + p.w.metric("connections_refused_total"))
+    p.kept()
+    for c in held:
+        c.close()
+    recovers(p)
+
+
 def test_bodies(promise):
     held = []
     with contextlib.suppress(OSError):
         for _ in range(40):
             held.append(upload(promise.w, 700 << 10))
-    wait_for("something was refused", lambda: promise.refused() + promise.w.metric("connections_refused_total"))
-    promise.kept()
-    for c in held:
-        c.close()
-    recovers(promise)
+    ends(promise, held)
 
 
 def test_a_new_connection_is_told_to_come_back(promise):
@@ -119,10 +124,7 @@ def test_a_new_connection_is_told_to_come_back(promise):
             refused = c.response()
             break
     assert refused is not None and refused.status == 503 and refused.headers.get("retry-after") == "1"
-    promise.kept()
-    for c in held:
-        c.close()
-    recovers(promise)
+    ends(promise, held)
 
 
 def test_unfinished_messages(promise):
@@ -132,11 +134,7 @@ def test_unfinished_messages(promise):
             c = promise.w.ws("/echo")
             held.append(c)
             c.send(frame(TEXT, b"x" * 600000, fin=False))
-    wait_for("something was refused", lambda: promise.refused() + promise.w.metric("connections_refused_total"))
-    promise.kept()
-    for c in held:
-        c.close()
-    recovers(promise)
+    ends(promise, held)
 
 
 def test_guests_that_fill_their_memory(promise):
