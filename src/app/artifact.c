@@ -193,6 +193,8 @@ enum err artifact_start(const struct config *config, const struct config_module 
     cache_key(wasm, m, key);
     cache_folder(config, folder);
     snprintf(a->path, sizeof(a->path), "%s/%s.cwasm", folder, key);
+    a->cache_most = config->root.cache_size;
+    sys_file_used(a->path);
     if (anew || !sys_file_exists(a->path)) {
         a->source = source ? sys_memfd_sealed(m->name, wasm) : -1;
         e = source && a->source < 0 ? refuse(why, m->name, strerror(-a->source))
@@ -227,6 +229,7 @@ enum err artifact_finish(const struct config_module *m, struct artifact *a,
                          const struct sys_exit *end, int *fd, struct buf *why)
 {
     char text[1024];
+    enum err e;
     if (!a->pid)
         return code_open(m, a->path, fd, why);
     ssize_t n = sys_read(a->errors, text, sizeof(text));
@@ -245,7 +248,11 @@ enum err artifact_finish(const struct config_module *m, struct artifact *a,
     if (*a->made && sys_file_move(a->made, a->path))
         return refuse(why, a->path, strerror(errno));
     log_compiled(m, said);
-    return code_open(m, a->path, fd, why);
+    e = code_open(m, a->path, fd, why);
+    char folder[PATH_MAX], *name = strrchr(strcpy(folder, a->path), '/');
+    *name++ = '\0';
+    sys_folder_trim(folder, ".cwasm", a->cache_most, name);
+    return e;
 }
 
 enum err artifact_open(const struct config *config, const struct config_module *m, bool anew,

@@ -13,6 +13,7 @@ enum { COMPILE_MAX_MS = 60000 };
 struct artifact {
     pid_t pid; /* weirc's; 0: the code is there already */
     int errors, source;
+    uint64_t cache_most;                      /* bytes of the cache */
     bool late;                                /* set by whoever killed it as its time was over */
     char path[PATH_MAX], made[PATH_MAX + 32]; /* where it is written, if elsewhere first */
 };

@@ -125,6 +125,10 @@ enum err sys_fd_write(int fd, struct slice content) MUST_USE;
 enum err sys_file_move(const char *from, const char *to) MUST_USE;
 void sys_file_remove(const char *path);
 enum err sys_file_create(const char *path, struct slice content) MUST_USE; /* none may be there */
+void sys_file_used(const char *path); /* now: for sys_folder_trim */
+/* Removes files of a folder whose names end so, those first that were not used for longest, until
+ * the others have `most` bytes at most. The file `but` stays. */
+void sys_folder_trim(const char *path, const char *end, uint64_t most, const char *but);
 /* Differs after any change of a file in the folder or below, but in node_modules, target, build and
  * what begins with a dot: of sources, which is all but *.wasm and objects; of modules; of *.yaml.
  */

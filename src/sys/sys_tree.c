@@ -112,3 +112,43 @@ uint64_t sys_tree_stamp(const char *path, enum sys_tree what)
 {
     return stamp(AT_FDCWD, path, what, 0);
 }
+
+void sys_file_used(const char *path)
+{
+    utimensat(AT_FDCWD, path, NULL, 0);
+}
+
+/* The bytes of the files in question, and which of them was not used for longest. */
+static uint64_t longest_unused(DIR *folder, const char *end, const char *but, char oldest[NAME_MAX])
+{
+    struct timespec least = {0};
+    uint64_t sum = 0;
+    *oldest = '\0';
+    rewinddir(folder);
+    for (const struct dirent *e = readdir(folder); e; e = readdir(folder)) {
+        struct stat st;
+        if (!ends(e->d_name, end) || fstatat(dirfd(folder), e->d_name, &st, AT_SYMLINK_NOFOLLOW) ||
+            !S_ISREG(st.st_mode))
+            continue;
+        sum += (uint64_t)st.st_size;
+        const struct timespec *used = &st.st_mtim;
+        bool before = used->tv_sec < least.tv_sec ||
+                      (used->tv_sec == least.tv_sec && used->tv_nsec < least.tv_nsec);
+        if (strcmp(e->d_name, but) == 0 || (*oldest && !before))
+            continue;
+        least = *used;
+        snprintf(oldest, NAME_MAX, "%s", e->d_name);
+    }
+    return sum;
+}
+
+void sys_folder_trim(const char *path, const char *end, uint64_t most, const char *but)
+{
+    char oldest[NAME_MAX];
+    DIR *folder = opendir(path);
+    while (folder && longest_unused(folder, end, but, oldest) > most && *oldest)
+        if (unlinkat(dirfd(folder), oldest, 0))
+            break; /* it is not ours */
+    if (folder)
+        closedir(folder);
+}

@@ -448,6 +448,33 @@ static void a_running_child_is_no_ended_one(void **state)
     assert_false(sys_wait_for(pid, 4, &end)); /* killed */
 }
 
+/* a and d are as large as the rest may be; d is the one that stays; x ends otherwise. */
+static void a_folder_is_trimmed_from_its_oldest(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"d.code", "x", "b.code", "a.code", "c.code"};
+    static const unsigned ages[] = {50, 40, 30, 10, 20};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct timespec then = {.tv_sec = 1000000000 - ages[i]}, times[2] = {then, then};
+        assert_int_equal(sys_file_create(in_folder(names[i]), SLICE("0123456789")), ERR_NONE);
+        assert_int_equal(utimensat(AT_FDCWD, in_folder(names[i]), times, 0), 0);
+    }
+    sys_file_used(in_folder("b.code")); /* c is now the oldest that may go */
+    sys_folder_trim(folder, ".code", 40, "d.code");
+    assert_true(sys_file_exists(in_folder("c.code")));
+    sys_folder_trim(folder, ".code", 39, "d.code");
+    assert_false(sys_file_exists(in_folder("c.code")));
+    assert_true(sys_file_exists(in_folder("a.code")));
+    sys_folder_trim(folder, ".code", 0, "d.code");
+    assert_false(sys_file_exists(in_folder("a.code")));
+    assert_false(sys_file_exists(in_folder("b.code")));
+    assert_true(sys_file_exists(in_folder("d.code")));
+    assert_true(sys_file_exists(in_folder("x")));
+    sys_folder_trim(in_folder("not there"), ".code", 0, "");
+    sys_file_remove(in_folder("x"));
+    sys_file_remove(in_folder("d.code"));
+}
+
 #define FOLDER_TEST(f) cmocka_unit_test_setup_teardown(f, make_folder, drop_folder)
 
 int main(void)
@@ -460,6 +487,7 @@ int main(void)
         FOLDER_TEST(trust_looks_at_the_file_and_each_folder_above),
         FOLDER_TEST(folders_are_made_with_those_above),
         FOLDER_TEST(trust_follows_links_and_names_what_is_absent),
+        FOLDER_TEST(a_folder_is_trimmed_from_its_oldest),
         cmocka_unit_test(a_sealed_memory_file_can_only_be_read),
         cmocka_unit_test(control_messages_keep_their_bounds_and_descriptors),
         cmocka_unit_test(addresses_are_numeric),
