@@ -25,11 +25,6 @@ bool artifact_compiles(const struct config_module *m)
     return n < 6 || strcmp(m->path + n - 6, ".cwasm") != 0;
 }
 
-void artifact_source_free(struct slice s)
-{
-    mem_free((void *)(uintptr_t)s.p, s.n ? s.n : 1);
-}
-
 enum err artifact_source(const struct config_module *m, struct slice *out, struct buf *why)
 {
     enum err e = sys_file_read(m->path, MODULE_MAX, out);
@@ -202,7 +197,7 @@ enum err artifact_start(const struct config *config, const struct config_module 
         sys_close(a->source);
     }
     if (!source)
-        artifact_source_free(wasm);
+        sys_read_free(wasm);
     return e;
 }
 
@@ -218,7 +213,7 @@ static enum err code_open(const struct config_module *m, const char *path, int *
     if (e)
         return refuse(why, path, e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
     int made = sys_memfd_sealed(m->name, code);
-    artifact_source_free(code);
+    sys_read_free(code);
     if (made < 0)
         return refuse(why, path, strerror(-made));
     *fd = made;

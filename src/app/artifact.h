@@ -33,7 +33,6 @@ enum err artifact_finish(const struct config_module *m, struct artifact *a,
 /* The module's file. */
 enum err artifact_source(const struct config_module *m, struct slice *out,
                          struct buf *why) MUST_USE;
-void artifact_source_free(struct slice source);
 /* Whether weirc could make it anew. */
 bool artifact_compiles(const struct config_module *m);
 

@@ -40,7 +40,7 @@ static bool module_open(struct changes *c, uint32_t i, struct buf *why)
         artifact_source(config_of(c, i), &file, why))
         return false;
     hash(file, m->file);
-    artifact_source_free(file);
+    sys_read_free(file);
     memcpy(m->now.version.sha256, m->file, sizeof(m->file));
     m->now.version.since_ms = sys_wall_ms();
     m->now.version.number = m->last = 1;
@@ -77,13 +77,6 @@ bool changes_open(struct changes *c, struct config *config, const char *file, st
     return ok;
 }
 
-uint32_t changes_next(const struct changes *c, uint32_t i)
-{
-    while (i < c->config->n_modules && c->modules[i].now.fd < 0)
-        i++;
-    return i;
-}
-
 void changes_words(const struct changes *c, uint32_t i, char words[CONFIG_WORDS_MAX])
 {
     const struct config_module *m = config_of(c, i);
@@ -98,24 +91,31 @@ static bool add_send(const struct changes *c, int to, uint32_t i)
     return control_send(to, CONTROL_ADD, i, words, -1);
 }
 
-bool changes_send(struct changes *c, int to, uint32_t i)
+void changes_send(const struct changes *c, int to, uint32_t i, enum control_kind last)
 {
     char text[VERSIONS_TEXT];
+    while (i < c->config->n_modules && c->modules[i].now.fd < 0)
+        i++;
     const struct changes_module *m = &c->modules[i];
-    if (config_module_added(config_of(c, i)) && !add_send(c, to, i))
-        return false;
-    control_versions_write(text, &m->now.version, &m->before.version);
-    return control_send(to, CONTROL_MODULE, i, text, m->now.fd);
+    if (i == c->config->n_modules) {
+        control_send(to, last, 0, "", -1);
+    } else if (!config_module_added(config_of(c, i)) || add_send(c, to, i)) {
+        control_versions_write(text, &m->now.version, &m->before.version);
+        control_send(to, CONTROL_MODULE, i, text, m->now.fd);
+    }
 }
 
-bool changes_send_canary(struct changes *c, int to, uint32_t i)
+void changes_loaded(const struct changes *c, int to, const struct control *m,
+                    enum control_kind last)
 {
     char text[VERSIONS_TEXT];
-    const struct changes_module *m = &c->modules[i];
-    if (m->canary.fd < 0)
-        return false;
-    control_versions_write(text, &m->canary.version, &m->now.version);
-    return control_send(to, CONTROL_MODULE, i, text, m->canary.fd);
+    const struct changes_module *of = &c->modules[m->number];
+    if (m->n || of->canary.fd < 0) { /* it was the canary, or there is none */
+        changes_send(c, to, m->number + 1, last);
+    } else {
+        control_versions_write(text, &of->canary.version, &of->now.version);
+        control_send(to, CONTROL_MODULE, m->number, text, of->canary.fd);
+    }
 }
 
 bool changes_anew(struct changes *c, uint32_t i, struct buf *why)
@@ -329,7 +329,7 @@ static void reload_next(struct changes *c, uint32_t i)
             version_new(c, file);
             compile(c, artifact_compiles(config_of(c, i)) ? &file : NULL, false);
         }
-        artifact_source_free(file);
+        sys_read_free(file);
         if (changed)
             return;
     }

@@ -64,12 +64,13 @@ struct changes {
 bool changes_open(struct changes *c, struct config *config, const char *file, struct loop *loop);
 /* The same without any: whoever calls it sets modules. */
 bool changes_restore(struct changes *c, struct config *config, const char *file, struct loop *loop);
-uint32_t changes_next(const struct changes *c, uint32_t i); /* the first from i on that is there */
 /* Those of a module that was added: config.h. */
 void changes_words(const struct changes *c, uint32_t i, char words[CONFIG_WORDS_MAX]);
-/* Sends module i to a worker that starts; its canary, where it has one. */
-bool changes_send(struct changes *c, int to, uint32_t i);
-bool changes_send_canary(struct changes *c, int to, uint32_t i); /* false: none */
+/* Sends a worker that starts the first module from i on that is there, or `last` behind them. */
+void changes_send(const struct changes *c, int to, uint32_t i, enum control_kind last);
+/* It has loaded what m names: its canary is sent, where it has one, or the next module. */
+void changes_loaded(const struct changes *c, int to, const struct control *m,
+                    enum control_kind last);
 /* Compiles a module anew whose cached code does not fit; once. why: why not. */
 bool changes_anew(struct changes *c, uint32_t i, struct buf *why);
 /* Forgets a module that was added, as a worker that starts refused it. */

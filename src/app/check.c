@@ -7,8 +7,6 @@
 #include "app/resume.h"
 #include "app/supervisor.h"
 
-enum { CONFIG_MAX = 1 << 20 };
-
 /* The files of keys; what is wrong is said. */
 bool check_keys_read(const char *file, struct config *c, int *out)
 {
@@ -26,7 +24,7 @@ bool check_keys_read(const char *file, struct config *c, int *out)
         } else {
             size_t n = key.n && key.p[key.n - 1] == '\n' ? key.n - 1 : key.n;
             config_key_set(c, i, slice_of(key.p, n)); /* an editor's last line end is no secret */
-            mem_free((void *)(uintptr_t)key.p, key.n ? key.n : 1);
+            sys_read_free(key);
         }
         ok = ok && !e;
         any = true;
@@ -112,7 +110,6 @@ int check_run(const char *file)
 int check_probe(int argc, char **argv)
 {
     struct config config;
-    struct slice yaml;
     struct buf errors;
     if (argc != 4 || atoi(argv[1]) != RESUME_FORMAT) {
         fprintf(stderr, "this version can't go on with what that one has: restart weir instead\n");
@@ -120,11 +117,9 @@ int check_probe(int argc, char **argv)
     }
     int next = atoi(argv[2]), now = atoi(argv[3]);
     buf_init(&errors, 64 << 10);
-    enum err e = sys_fd_read(now, CONFIG_MAX, &yaml);
-    if (!e && config_parse(yaml, "the configuration in force", &config, &errors)) {
-        fwrite(errors.p, 1, errors.len, stderr);
-        e = ERR_INVALID;
-    }
+    enum err e = config_read(now, "the configuration in force", &config, &errors);
+    if (e)
+        fwrite(errors.len ? (const char *)errors.p : "", 1, errors.len, stderr);
     int status = e ? EXIT_FAILURE : check(argv[0], next);
     return status == EXIT_SUCCESS ? PROBE_PASSED : EXIT_FAILURE;
 }

@@ -242,7 +242,7 @@ int client_modules(int argc, char **argv)
         return EXIT_FAILURE;
     }
     int status = change("PUT", argv[1], "", file);
-    mem_free((void *)(uintptr_t)file.p, file.n ? file.n : 1);
+    sys_read_free(file);
     return status;
 }
 

@@ -12,7 +12,6 @@
 enum { TOKEN_LEAST = 16 };
 enum {
     ENV_VALUE_MAX = 4096,
-    FILE_MAX = 1 << 20,
     MODULES_MAX = 256,
     AUTO_REPLIES_MAX = 8,
     AUTO_REPLY_MAX = 125,
@@ -561,7 +560,7 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     for (size_t i = 0; i < ARRAY_LEN(sections); i++)
         if (!sections[i].many)
             reader_defaults(&r, sections[i].rows, (char *)out + sections[i].offset);
-    if (yaml.n > FILE_MAX)
+    if (yaml.n > CONFIG_MAX)
         return ERR_LIMIT;
     enum err e = reader_run(&r, reader_events_check);
     e = e ? e : reader_run(&r, document_read);
@@ -569,6 +568,18 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
         out->listen = reader_grow(out->listen, &out->n_listen, sizeof(*out->listen));
         out->listen[0] = strdup("0.0.0.0:8080");
     }
+    return e;
+}
+
+enum err config_read(int fd, const char *file, struct config *out, struct buf *errors)
+{
+    struct slice yaml;
+    memset(out, 0, sizeof(*out));
+    enum err e = sys_fd_read(fd, CONFIG_MAX, &yaml);
+    if (e)
+        return e;
+    e = config_parse(yaml, file, out, errors);
+    sys_read_free(yaml);
     return e;
 }
 

@@ -6,6 +6,8 @@
 #include "base/buf.h"
 #include "sys/sys.h"
 
+enum { CONFIG_MAX = 1 << 20 }; /* bytes of a file */
+
 #define CONFIG_FIELD_INT uint64_t
 #define CONFIG_FIELD_SIZE uint64_t
 #define CONFIG_FIELD_DURATION uint64_t
@@ -120,6 +122,8 @@ struct config {
  * than 1 MiB. config_done in every case. */
 enum err config_parse(struct slice yaml, const char *file, struct config *out,
                       struct buf *errors) MUST_USE;
+/* The same from a descriptor; ERR_SYS, ERR_LIMIT: it can't be read. */
+enum err config_read(int fd, const char *file, struct config *out, struct buf *errors) MUST_USE;
 void config_done(struct config *c);
 /* Whether it can be a module's: 1 to 64 letters, digits, _ or -. */
 bool config_name_valid(struct slice name);

@@ -6,7 +6,7 @@
 
 #include "app/supervisor.h"
 
-enum { STATE_MAX = 4 << 20, CONFIG_MAX = 1 << 20 };
+enum { STATE_MAX = 4 << 20 };
 static const char variable[] = "WEIR_RESUME";
 
 /* ---- writing ---- */
@@ -152,30 +152,21 @@ static bool modules_read(struct supervisor *s, const json_t *modules)
     return true;
 }
 
-static bool config_read(struct supervisor *s)
-{
-    struct slice yaml;
-    struct buf errors;
-    if (sys_fd_read(s->now.yaml, CONFIG_MAX, &yaml))
-        return false;
-    buf_init(&errors, 64 << 10);
-    enum err e = config_parse(yaml, s->file, &s->now.config, &errors);
-    mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
-    buf_done(&errors);
-    return !e;
-}
-
 static bool state_read(struct supervisor *s, const json_t *o)
 {
     const json_t *listeners = json_object_get(o, "listeners"), *log = json_object_get(o, "log");
     const json_t *leaving = json_object_get(o, "leaving"), *item;
+    struct buf errors;
     size_t i;
     s->now.yaml = number_of(o, "yaml");
     s->now.keys = number_of(o, "keys");
     s->succession.next.yaml = number_of(o, "next");
-    if (number_of(o, "format") != RESUME_FORMAT ||
+    buf_init(&errors, 64 << 10);
+    enum err e = config_read(s->now.yaml, s->file, &s->now.config, &errors);
+    buf_done(&errors);
+    if (e || number_of(o, "format") != RESUME_FORMAT ||
         json_array_size(listeners) > ARRAY_LEN(s->now.listeners) ||
-        json_array_size(leaving) > LEAVING_MAX || !config_read(s) || !supervisor_user(s, true) ||
+        json_array_size(leaving) > LEAVING_MAX || !supervisor_user(s, true) ||
         !modules_read(s, json_object_get(o, "modules")))
         return false;
     /* Where they can't be read, a worker of the configuration in force can't be started again; the
@@ -208,7 +199,7 @@ bool resume_read(struct supervisor *s, int fd)
         json_t *o = json_loadb((const char *)text.p, text.n, 0, NULL);
         ok = o && state_read(s, o);
         json_decref(o);
-        mem_free((void *)(uintptr_t)text.p, text.n ? text.n : 1);
+        sys_read_free(text);
     }
     sys_close(fd);
     if (ok)

@@ -8,7 +8,7 @@
 #include "app/supervisor.h"
 #include "base/log.h"
 
-enum { CONFIG_MAX = 1 << 20, CHECK_MAX_MS = 120000, WHY_MAX = 8192, KILLED_MS = 1000 };
+enum { CHECK_MAX_MS = 120000, WHY_MAX = 8192, KILLED_MS = 1000 };
 /* For the old worker to let events end, and for each word of the two: a silent one is given up long
  * before the whole is. */
 enum { TRANSFER_MAX_MS = 10000, TRANSFER_WAIT_MS = 3000 };
@@ -200,7 +200,7 @@ static bool holds(int fd, struct slice want)
     if (sys_fd_read(fd, CONFIG_MAX, &now))
         return false;
     bool same = slice_eq(want, now);
-    mem_free((void *)(uintptr_t)now.p, now.n ? now.n : 1);
+    sys_read_free(now);
     return same;
 }
 
@@ -230,7 +230,7 @@ static const char *next_read(struct supervisor *s, bool *unchanged)
         return "the configuration's file can't be read";
     *unchanged = holds(s->now.yaml, file) && keys_unchanged(s, file);
     s->succession.next.yaml = sys_memfd_sealed("weir.yaml", file);
-    mem_free((void *)(uintptr_t)file.p, file.n ? file.n : 1);
+    sys_read_free(file);
     return !file.n                       ? "the configuration's file is empty: replace it by "
                                            "renaming another one, at once"
            : s->succession.next.yaml < 0 ? "no memory for the configuration"
@@ -324,12 +324,7 @@ static void said_read(struct succession *q, struct buf *why)
 static enum err service_open(struct supervisor *s, struct buf *why)
 {
     struct service *v = &s->succession.next;
-    struct slice yaml;
-    enum err e = sys_fd_read(v->yaml, CONFIG_MAX, &yaml);
-    if (e)
-        return e;
-    e = config_parse(yaml, s->file, &v->config, why);
-    mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+    enum err e = config_read(v->yaml, s->file, &v->config, why);
     if (e)
         return e;
     if (!check_keys_read(s->file, &v->config, &v->keys))
@@ -348,16 +343,6 @@ static enum err service_open(struct supervisor *s, struct buf *why)
     return ERR_NONE;
 }
 
-static void module_next(struct supervisor *s, uint32_t i)
-{
-    struct succession *q = &s->succession;
-    i = changes_next(&q->next.changes, i);
-    if (i < q->next.config.n_modules)
-        changes_send(&q->next.changes, q->control, i);
-    else
-        control_send(q->control, CONTROL_SUCCEED, 0, "", -1);
-}
-
 static void worker_begin(struct supervisor *s)
 {
     struct succession *q = &s->succession;
@@ -370,7 +355,7 @@ static void worker_begin(struct supervisor *s)
     q->state = SUCCESSION_START;
     wheel_set(&s->loop.wheel, &q->timer, START_MAX_MS);
     supervisor_worker_begin(&q->next, q->control, s->restarts);
-    module_next(s, 0);
+    changes_send(&q->next.changes, q->control, 0, CONTROL_SUCCEED);
 }
 
 static void next_begin(struct supervisor *s)
@@ -444,7 +429,7 @@ static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
     struct buf why;
     buf_init(&why, WHY_MAX);
     if (changes_anew(&q->next.changes, i, &why))
-        module_next(s, i);
+        changes_send(&q->next.changes, q->control, i, CONTROL_SUCCEED);
     else
         fail(s, why.len ? buf_slice(&why) : text);
     buf_done(&why);
@@ -472,9 +457,8 @@ void succession_message(struct supervisor *s)
         transfer(s);
     else if (m.kind == CONTROL_REFUSED && starts && known)
         module_refused(s, m.number, slice_str(m.text));
-    else if (m.kind == CONTROL_LOADED && starts && known &&
-             (m.n || !changes_send_canary(&q->next.changes, q->control, m.number)))
-        module_next(s, m.number + 1);
+    else if (m.kind == CONTROL_LOADED && starts && known)
+        changes_loaded(&q->next.changes, q->control, &m, CONTROL_SUCCEED);
 }
 
 void succession_child(struct supervisor *s)

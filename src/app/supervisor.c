@@ -14,7 +14,6 @@
 #include "loop/loop.h"
 #include "sys/sys_cage.h"
 
-enum { CONFIG_MAX = 1 << 20 };
 /* Back-off after a worker's death: none after the first, then doubled, forgotten after a while. */
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, BACKOFF_FORGET_MS = 10000 };
 enum { LOG_RETRY_MS = 20 }; /* when stderr is full */
@@ -194,16 +193,6 @@ void supervisor_worker_begin(struct service *v, int control, uint32_t restarts)
     certificates_worker(&v->certificates, control);
 }
 
-/* Sends module i, or what comes after the last. */
-static void module_send(struct supervisor *s, uint32_t i)
-{
-    i = changes_next(&s->now.changes, i);
-    if (i < s->now.config.n_modules)
-        changes_send(&s->now.changes, s->control, i);
-    else
-        control_send(s->control, CONTROL_SERVE, 0, "", -1);
-}
-
 static void worker_start(struct supervisor *s)
 {
     s->started_ms = s->loop.now_ms;
@@ -215,7 +204,7 @@ static void worker_start(struct supervisor *s)
     wheel_set(&s->loop.wheel, &s->kill, START_MAX_MS);
     s->worker = pid;
     supervisor_worker_begin(&s->now, s->control, s->restarts);
-    module_send(s, 0);
+    changes_send(&s->now.changes, s->control, 0, CONTROL_SERVE);
 }
 
 /* A cached module that does not fit any more is made anew, once; others end the start, and where
@@ -233,7 +222,7 @@ static void module_refused(struct supervisor *s, uint32_t i, struct slice text)
     }
     text = why.len ? buf_slice(&why) : text;
     if (again) {
-        module_send(s, i);
+        changes_send(&s->now.changes, s->control, i, CONTROL_SERVE);
     } else {
         if (log_begin(LOG_module_refused)) {
             log_text("module", slice_str(m->name));
@@ -272,9 +261,8 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         succession_kept(s);
     else if (s->ready)
         changes_message(&s->now.changes, &m);
-    else if (m.kind == CONTROL_LOADED && m.number < s->now.config.n_modules &&
-             (m.n || !changes_send_canary(&s->now.changes, s->control, m.number)))
-        module_send(s, m.number + 1);
+    else if (m.kind == CONTROL_LOADED && m.number < s->now.config.n_modules)
+        changes_loaded(&s->now.changes, s->control, &m, CONTROL_SERVE);
     else if (m.kind == CONTROL_REFUSED && m.number < s->now.config.n_modules)
         module_refused(s, m.number, slice_str(m.text));
     else if (m.kind == CONTROL_READY) {
@@ -442,7 +430,7 @@ bool supervisor_open(struct supervisor *s, const char *file, int fd)
         return false;
     supervisor_log_level(&s->now.config);
     s->now.yaml = sys_memfd_sealed("weir.yaml", yaml);
-    mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+    sys_read_free(yaml);
     if (s->now.yaml < 0)
         fprintf(stderr, "%s:1: memfd: %s\n", file, strerror(-s->now.yaml));
     return s->now.yaml >= 0 && check_keys_read(file, &s->now.config, &s->now.keys);

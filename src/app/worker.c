@@ -13,8 +13,6 @@
 #include "base/log.h"
 #include "sys/sys_cage.h"
 
-enum { CONFIG_MAX = 1 << 20 };
-
 static struct gateway gateway;
 
 static uint64_t supervisor_pss;
@@ -39,7 +37,7 @@ static bool configure(struct gateway *gw, int fd, const struct control *start)
     hash_seed(seed);
     e = e ? e : loops_init(gw, yaml);
     if (read)
-        mem_free((void *)(uintptr_t)yaml.p, yaml.n ? yaml.n : 1);
+        sys_read_free(yaml);
     buf_done(&errors);
     metrics.worker_restarts = start->number;
     struct sys_user *u = &gw->config.run_as;
@@ -80,7 +78,7 @@ static bool keys_take(struct gateway *gw, int fd)
     for (uint32_t i = 0; i < loops_count(gw) && ok; i++)
         ok = config_keys_read(&loops_at(gw, i)->config, keys);
     if (!e)
-        mem_free((void *)(uintptr_t)keys.p, keys.n ? keys.n : 1);
+        sys_read_free(keys);
     return ok;
 }
 

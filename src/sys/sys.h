@@ -108,7 +108,8 @@ void sys_code_trim(void);
 /* Files. Read whole, at most max bytes: p is mem_alloc'd with n bytes by the callee. */
 enum err sys_file_read(const char *path, size_t max, struct slice *out) MUST_USE;
 enum err sys_fd_read(int fd, size_t max, struct slice *out) MUST_USE;
-enum err sys_fd_read_size(int fd, size_t n, struct slice *out) MUST_USE;  /* n: as it has */
+enum err sys_fd_read_size(int fd, size_t n, struct slice *out) MUST_USE; /* n: as it has */
+void sys_read_free(struct slice content); /* of what these three read */
 enum err sys_file_write(const char *path, struct slice content) MUST_USE; /* atomic replace */
 /* Whether only root or our own user can write the file and the folders above it. What was looked at
  * is `resolved`, without links: that is what is to be opened. false: `why` names the one that is

@@ -410,6 +410,11 @@ enum err sys_fd_read_size(int fd, size_t n, struct slice *out)
     return ERR_NONE;
 }
 
+void sys_read_free(struct slice content)
+{
+    mem_free((void *)(uintptr_t)content.p, content.n ? content.n : 1);
+}
+
 enum err sys_fd_read(int fd, size_t max, struct slice *out)
 {
     struct stat st;
