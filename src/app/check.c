@@ -107,19 +107,19 @@ int check_run(const char *file)
     return check(file, -1);
 }
 
-int check_probe(int argc, char **argv)
+int check_probe(char **args)
 {
     struct config config;
     struct buf errors;
-    if (argc != 4 || atoi(argv[1]) != RESUME_FORMAT) {
+    if (atoi(args[1]) != RESUME_FORMAT) {
         fprintf(stderr, "this version can't go on with what that one has: restart weir instead\n");
         return EXIT_FAILURE;
     }
-    int next = atoi(argv[2]), now = atoi(argv[3]);
+    int next = atoi(args[2]), now = atoi(args[3]);
     buf_init(&errors, 64 << 10);
     enum err e = config_read(now, "the configuration in force", &config, &errors);
     if (e)
         fwrite(errors.len ? (const char *)errors.p : "", 1, errors.len, stderr);
-    int status = e ? EXIT_FAILURE : check(argv[0], next);
+    int status = e ? EXIT_FAILURE : check(args[0], next);
     return status == EXIT_SUCCESS ? PROBE_PASSED : EXIT_FAILURE;
 }

@@ -9,7 +9,7 @@ int check_run(const char *file); /* the exit status; loads all modules once, and
 /* The same for a supervisor that runs: argv is FILE FORMAT NEXT NOW, the last two being descriptors
  * of what FILE said and is to be in force, and of what is. */
 enum { PROBE_PASSED = 42 }; /* the exit status: no other program's */
-int check_probe(int argc, char **argv);
+int check_probe(char **args);
 
 /* The files of keys, into the configuration and a sealed memfd, -1: there are none. What is wrong
  * is said on standard error. */

@@ -120,11 +120,12 @@ static void print_module(const json_t *m)
                json_integer_value(json_object_get(v, "running")));
 }
 
-static int list(void)
+int client_modules(char **args)
 {
     json_t *doc = ask("GET", "modules", SLICE_NONE);
     const json_t *m;
     size_t i;
+    (void)args;
     if (!doc)
         return EXIT_FAILURE;
     printf("%-20s %7s  %-16s  %-20s  %-7s  %-8s %9s %7s\n", "NAME", "VERSION", "SHA256", "SINCE",
@@ -134,9 +135,9 @@ static int list(void)
     return EXIT_SUCCESS;
 }
 
-static int reload(const char *path)
+int client_reload(char **args)
 {
-    json_t *doc = ask("POST", path, SLICE_NONE);
+    json_t *doc = ask("POST", args[-1], SLICE_NONE);
     const json_t *name;
     size_t i;
     if (!doc)
@@ -161,10 +162,10 @@ static void print_numbers(const char *title, json_t *o)
     }
 }
 
-int client_memory(int argc, char **argv)
+int client_memory(char **args)
 {
-    bool json = argc == 1 && strcmp(argv[0], "--json") == 0;
-    if (argc && !json)
+    bool json = args[0] && strcmp(args[0], "--json") == 0;
+    if (args[0] && !json)
         return EXIT_USAGE;
     json_t *doc = ask("GET", "/debug/memory", SLICE_NONE);
     if (!doc)
@@ -185,16 +186,6 @@ int client_memory(int argc, char **argv)
     }
     json_decref(doc);
     return EXIT_SUCCESS;
-}
-
-int client_reload(void)
-{
-    return reload("reload");
-}
-
-int client_upgrade(void)
-{
-    return reload("upgrade");
 }
 
 /* A change of one module; its new version is told, where there is one. */
@@ -219,41 +210,34 @@ static int change(const char *method, const char *name, const char *verb, struct
     return EXIT_SUCCESS;
 }
 
-int client_rollback(const char *module)
+int client_rollback(char **args)
 {
-    return change("POST", module, "/rollback", SLICE_NONE);
+    return change("POST", args[0], "/rollback", SLICE_NONE);
 }
 
-int client_modules(int argc, char **argv)
+int client_remove(char **args)
+{
+    return change("DELETE", args[1], "", SLICE_NONE);
+}
+
+int client_put(char **args)
 {
     struct slice file;
-    if (!argc)
-        return list();
-    if (argc == 2 && strcmp(argv[0], "remove") == 0)
-        return change("DELETE", argv[1], "", SLICE_NONE);
-    if (argc != 3 || strcmp(argv[0], "put") != 0) {
-        fprintf(stderr, "usage: weir modules [put NAME FILE | remove NAME]\n");
-        return EXIT_USAGE;
-    }
-    enum err e = sys_file_read(argv[2], FILE_MAX, &file);
+    enum err e = sys_file_read(args[2], FILE_MAX, &file);
     if (e) {
-        fprintf(stderr, "%s: %s\n", argv[2],
+        fprintf(stderr, "%s: %s\n", args[2],
                 e == ERR_LIMIT ? "larger than 64 MiB" : strerror(errno));
         return EXIT_FAILURE;
     }
-    int status = change("PUT", argv[1], "", file);
+    int status = change("PUT", args[1], "", file);
     sys_read_free(file);
     return status;
 }
 
-int client_publish(int argc, char **argv)
+int client_publish(char **args)
 {
-    if (argc != 3) {
-        fail("publish SPACE TOPIC TEXT");
-        return EXIT_USAGE;
-    }
     struct buf body;
-    json_t *doc = json_pack("{s:s,s:s,s:s}", "space", argv[0], "topic", argv[1], "text", argv[2]);
+    json_t *doc = json_pack("{s:s,s:s,s:s}", "space", args[0], "topic", args[1], "text", args[2]);
     size_t n = json_dumpb(doc, NULL, 0, 0); /* 0: not UTF-8 */
     buf_init(&body, ANSWER_MAX);
     if (n && buf_reserve(&body, n) == ERR_NONE)
@@ -271,13 +255,14 @@ int client_publish(int argc, char **argv)
 }
 
 /* With a short patience: while no worker serves, the system takes connections all the same. */
-int client_health(void)
+int client_health(char **args)
 {
     struct slice request = SLICE("GET /readyz HTTP/1.1\r\nHost: localhost\r\n"
                                  "Connection: close\r\n\r\n");
     struct slice ready = SLICE("HTTP/1.1 200 ");
     struct buf answer;
     buf_init(&answer, ANSWER_MAX);
+    (void)args;
     bool answered = exchange(request, SLICE_NONE, HEALTH_MS, &answer);
     bool ok = answered && slice_begins(buf_slice(&answer), ready);
     buf_done(&answer);
@@ -306,13 +291,11 @@ static void print_conn(const json_t *c)
            whole(c, "topics"), whole(c, "heard_ms_ago"), text(c, "route"), text(c, "module"));
 }
 
-int client_conns(int argc, char **argv)
+int client_conns(char **args)
 {
     char path[64] = "connections?limit=200", *cursor = path + strlen(path);
     bool more = true;
-    (void)argv;
-    if (argc)
-        return EXIT_USAGE;
+    (void)args;
     printf("%-16s %-21s %-9s %-7s %9s %6s %9s  %s  %s\n", "ID", "PEER", "PROTOCOL", "STATE",
            "QUEUED", "TOPICS", "HEARD MS", "ROUTE", "MODULE");
     while (more) {
@@ -330,34 +313,35 @@ int client_conns(int argc, char **argv)
     return EXIT_SUCCESS;
 }
 
-int client_kick(int argc, char **argv)
+int client_kick(char **args)
 {
     char path[64], body[32] = "";
-    bool digits = argc == 2 && strlen(argv[1]) == 4 && strspn(argv[1], "0123456789") == 4;
-    if (argc < 1 || (argc != 1 && !digits) || strlen(argv[0]) != 16 ||
-        strspn(argv[0], "0123456789abcdef") != 16) {
+    const char *id = args[0], *code = args[1];
+    if ((code && (strlen(code) != 4 || strspn(code, "0123456789") != 4)) || strlen(id) != 16 ||
+        strspn(id, "0123456789abcdef") != 16) {
         fprintf(stderr, "usage: weir kick ID [CODE]; `weir conns` lists ids\n");
         return EXIT_USAGE;
     }
-    snprintf(path, sizeof(path), "connections/%s/close", argv[0]);
-    if (digits)
-        snprintf(body, sizeof(body), "{\"code\":%u}", (unsigned)atoi(argv[1]));
+    snprintf(path, sizeof(path), "connections/%s/close", id);
+    if (code)
+        snprintf(body, sizeof(body), "{\"code\":%u}", (unsigned)atoi(code));
     json_t *doc = ask("POST", path, slice_str(body));
     if (!doc)
         return EXIT_FAILURE;
-    printf("%s: closed\n", argv[0]);
+    printf("%s: closed\n", id);
     json_decref(doc);
     return EXIT_SUCCESS;
 }
 
-int client_log_level(int argc, char **argv)
+int client_log_level(char **args)
 {
     char path[64] = "log";
-    if (argc > 1 || (argc && strspn(argv[0], "abcdefghijklmnopqrstuvwxyz") != strlen(argv[0])))
+    const char *level = args[0];
+    if (level && strspn(level, "abcdefghijklmnopqrstuvwxyz") != strlen(level))
         return EXIT_USAGE;
-    if (argc)
-        snprintf(path, sizeof(path), "log?level=%.16s", argv[0]);
-    json_t *doc = ask(argc ? "PUT" : "GET", path, SLICE_NONE);
+    if (level)
+        snprintf(path, sizeof(path), "log?level=%.16s", level);
+    json_t *doc = ask(level ? "PUT" : "GET", path, SLICE_NONE);
     if (!doc)
         return EXIT_FAILURE;
     printf("%s\n", text(doc, "level"));
@@ -382,11 +366,11 @@ static void print_events(const char *p, uint64_t *after)
     fflush(stdout);
 }
 
-int client_tail(int argc, char **argv)
+int client_tail(char **args)
 {
     uint64_t after = 0;
-    bool once = argc == 1 && strcmp(argv[0], "--once") == 0;
-    if (argc && !once)
+    bool once = args[0] && strcmp(args[0], "--once") == 0;
+    if (args[0] && !once)
         return EXIT_USAGE;
     for (;; sys_pause(TAIL_MS)) {
         char path[64];

@@ -5,17 +5,18 @@
 #define CLIENT_ADDRESS "127.0.0.1:6060"
 extern const char *client_address;
 
-/* Exit statuses: 0, or 1 with the reason on standard error. */
-int client_modules(int argc, char **argv); /* lists them, or puts or removes one; 2: usage */
-int client_health(void);                   /* whether it serves */
-int client_reload(void);
-int client_memory(int argc, char **argv);  /* [--json] */
-int client_publish(int argc, char **argv); /* SPACE TOPIC TEXT */
-int client_conns(int argc, char **argv);
-int client_kick(int argc, char **argv);      /* ID [CODE] */
-int client_tail(int argc, char **argv);      /* [--once]: follows the log */
-int client_log_level(int argc, char **argv); /* [LEVEL] */
-int client_upgrade(void);
-int client_rollback(const char *module);
+/* Exit statuses: 0, or 1 with the reason on standard error; 2: usage. args: see main.c. */
+int client_modules(char **args);
+int client_put(char **args);      /* put NAME FILE */
+int client_remove(char **args);   /* remove NAME */
+int client_rollback(char **args); /* NAME */
+int client_reload(char **args);   /* args[-1]: reload or upgrade */
+int client_health(char **args);   /* whether it serves */
+int client_memory(char **args);   /* [--json] */
+int client_publish(char **args);  /* SPACE TOPIC TEXT */
+int client_conns(char **args);
+int client_kick(char **args);      /* ID [CODE] */
+int client_tail(char **args);      /* [--once]: follows the log */
+int client_log_level(char **args); /* [LEVEL] */
 
 #endif

@@ -16,101 +16,91 @@
 
 enum { EXIT_USAGE = 2 };
 
-static int command_serve(const char *arg)
+static int command_serve(char **args)
 {
-    return supervisor_serve(arg);
+    return supervisor_serve(args[0] ? args[0] : "weir.yaml");
 }
 
-static int command_check(const char *arg)
+static int command_check(char **args)
 {
-    int status = check_run(arg);
+    const char *file = args[0] ? args[0] : "weir.yaml";
+    int status = check_run(file);
     if (status == EXIT_SUCCESS)
-        printf("%s: ok\n", arg);
+        printf("%s: ok\n", file);
     return status;
 }
 
-static int command_docs(const char *arg)
+static int command_inspect(char **args)
 {
-    return docs_write(arg, stdout) ? EXIT_SUCCESS : EXIT_USAGE;
+    return inspect_run(args[0]);
 }
 
-static int command_version(const char *arg)
+static int command_docs(char **args)
 {
-    (void)arg;
+    return docs_write(args[0], stdout) ? EXIT_SUCCESS : EXIT_USAGE;
+}
+
+static int command_version(char **args)
+{
+    (void)args;
     printf("weir %s (wasmtime %s)\n", WEIR_VERSION, guest_engine_version());
     return EXIT_SUCCESS;
 }
 
-static int command_reload(const char *arg)
+static int command_worker(char **args)
 {
-    (void)arg;
-    return client_reload();
-}
-
-static int command_upgrade(const char *arg)
-{
-    (void)arg;
-    return client_upgrade();
-}
-
-static int command_health(const char *arg)
-{
-    (void)arg;
-    return client_health();
-}
-
-static int command_rollback(const char *arg)
-{
-    return *arg ? client_rollback(arg) : EXIT_USAGE;
-}
-
-static int command_worker(const char *arg)
-{
-    (void)arg;
+    (void)args;
     return worker_main();
 }
 
 static const struct command {
-    const char *name, *arg, *otherwise, *text; /* otherwise: the argument where none is given */
-    int (*run)(const char *arg);
-    int (*run_all)(int argc, char **argv); /* instead: takes all that follows */
+    const char *name, *arg;
+    int least, most;         /* arguments */
+    int (*run)(char **args); /* up to a NULL; args[-1] is the name */
+    const char *text;
 } commands[] = {
-    {"serve", "[FILE]", "weir.yaml", "serve what FILE says; SIGTERM drains and ends it",
-     command_serve, NULL},
-    {"check", "[FILE]", "weir.yaml", "say all that is wrong with FILE and its modules",
-     command_check, NULL},
-    {"new", "NAME --lang LANG", "", "make a guest's project; LANG: c, rust, go or as", NULL,
-     scaffold_new},
-    {"dev", "", "", "build and serve the project here, again at each change", NULL, scaffold_dev},
-    {"inspect", "MODULE", NULL, "say what a module imports, exports and is, and whether it loads",
-     inspect_run, NULL},
-    {"modules", "", "", "list the modules of a gateway that runs, and their versions", NULL,
-     client_modules},
-    {"modules", "put NAME FILE", "", "give a module another version, or add it", NULL,
-     client_modules},
-    {"modules", "remove NAME", "", "remove one that the configuration does not name", NULL,
-     client_modules},
-    {"memory", "[--json]", "", "say whose a gateway's memory is, and what nobody's", NULL,
-     client_memory},
-    {"reload", "", "", "put modules and a configuration in force that have changed; as SIGHUP does",
-     command_reload, NULL},
-    {"upgrade", "", "", "go on with the program as it is on disk now; as SIGUSR2 does",
-     command_upgrade, NULL},
-    {"health", "", "", "whether a gateway serves: exit code 0, or 1", command_health, NULL},
-    {"rollback", "NAME", "", "put the version of a module in force that was before",
-     command_rollback, NULL},
-    {"publish", "SPACE TOPIC TEXT", "", "send a message to all that are in a topic", NULL,
-     client_publish},
-    {"conns", "", "", "list the connections of a gateway that runs", NULL, client_conns},
-    {"kick", "ID [CODE]", "", "close one of them", NULL, client_kick},
-    {"tail", "[--once]", "", "follow the log of a gateway that runs", NULL, client_tail},
-    {"log-level", "[LEVEL]", "", "say or change the level of the log, until the next worker", NULL,
-     client_log_level},
-    {"docs", "WHAT", "", "print a generated page: " DOCS_NAMES, command_docs, NULL},
-    {"version", "", "", "print the version, and the engine's", command_version, NULL},
-    {"worker", NULL, "", NULL, command_worker, NULL}, /* the supervisor's own, as are the rest */
-    {"probe", NULL, NULL, NULL, NULL, check_probe},
+    {"serve", "[FILE]", 0, 1, command_serve, "serve what FILE says; SIGTERM drains and ends it"},
+    {"check", "[FILE]", 0, 1, command_check, "say all that is wrong with FILE and its modules"},
+    {"new", "NAME --lang LANG", 0, 99, scaffold_new,
+     "make a guest's project; LANG: c, rust, go or as"},
+    {"dev", "", 0, 99, scaffold_dev, "build and serve the project here, again at each change"},
+    {"inspect", "MODULE", 1, 1, command_inspect,
+     "say what a module imports, exports and is, and whether it loads"},
+    {"modules", "", 0, 0, client_modules,
+     "list the modules of a gateway that runs, and their versions"},
+    {"modules", "put NAME FILE", 3, 3, client_put, "give a module another version, or add it"},
+    {"modules", "remove NAME", 2, 2, client_remove,
+     "remove one that the configuration does not name"},
+    {"memory", "[--json]", 0, 1, client_memory,
+     "say whose a gateway's memory is, and what nobody's"},
+    {"reload", "", 0, 0, client_reload,
+     "put modules and a configuration in force that have changed; as SIGHUP does"},
+    {"upgrade", "", 0, 0, client_reload,
+     "go on with the program as it is on disk now; as SIGUSR2 does"},
+    {"health", "", 0, 0, client_health, "whether a gateway serves: exit code 0, or 1"},
+    {"rollback", "NAME", 1, 1, client_rollback,
+     "put the version of a module in force that was before"},
+    {"publish", "SPACE TOPIC TEXT", 3, 3, client_publish,
+     "send a message to all that are in a topic"},
+    {"conns", "", 0, 0, client_conns, "list the connections of a gateway that runs"},
+    {"kick", "ID [CODE]", 1, 2, client_kick, "close one of them"},
+    {"tail", "[--once]", 0, 1, client_tail, "follow the log of a gateway that runs"},
+    {"log-level", "[LEVEL]", 0, 1, client_log_level,
+     "say or change the level of the log, until the next worker"},
+    {"docs", "WHAT", 1, 1, command_docs, "print a generated page: " DOCS_NAMES},
+    {"version", "", 0, 0, command_version, "print the version, and the engine's"},
+    {"worker", "", 0, 0, command_worker, NULL}, /* the supervisor's own, as are the rest */
+    {"probe", "", 4, 4, check_probe, NULL},
 };
+
+/* A word of arg in small letters is that word, and an option is one of those in arg. */
+static bool fits(const struct command *c, int n, char **args)
+{
+    const char *first = n ? args[0] : "";
+    size_t word = strspn(c->arg, "abcdefghijklmnopqrstuvwxyz");
+    return n >= c->least && n <= c->most && (*first != '-' || strstr(c->arg, first)) &&
+           (!word || (strlen(first) == word && strncmp(first, c->arg, word) == 0));
+}
 
 static void usage_line(FILE *to, const struct command *c)
 {
@@ -119,7 +109,7 @@ static void usage_line(FILE *to, const struct command *c)
 
 static int usage(FILE *to, int status)
 {
-    fprintf(to, "weir: an edge gateway that runs WebAssembly guests\n");
+    fprintf(to, "weir: an edge gateway that runs WebAssembly guests; usage:\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (commands[i].text)
             usage_line(to, &commands[i]);
@@ -141,7 +131,7 @@ int main(int argc, char **argv)
         return usage(stdout, EXIT_SUCCESS);
     if (argc >= 4 && strcmp(argv[argc - 2], "--admin") == 0) {
         client_address = argv[argc - 1];
-        argc -= 2;
+        argv[argc -= 2] = NULL;
     }
     for (size_t i = 0; argc > 1 && i < ARRAY_LEN(commands); i++) {
         const struct command *c = &commands[i];
@@ -151,11 +141,8 @@ int main(int argc, char **argv)
             usage_line(stdout, c);
             return EXIT_SUCCESS;
         }
-        if (c->run_all)
-            return c->run_all(argc - 2, argv + 2);
-        if ((argc == 2 && c->otherwise) || (argc == 3 && c->arg && c->arg[0] && argv[2][0] != '-'))
-            return c->run(argc == 3 ? argv[2] : c->otherwise);
-        break;
+        if (fits(c, argc - 2, argv + 2))
+            return c->run(argv + 2);
     }
     return usage(stderr, EXIT_USAGE);
 }

@@ -69,15 +69,15 @@ static int new_usage(void)
     return USAGE;
 }
 
-int scaffold_new(int argc, char **argv)
+int scaffold_new(char **args)
 {
     const char *name = NULL, *lang = NULL;
     bool known = false, ok = true;
-    for (int i = 0; i < argc; i++) {
-        if (strcmp(argv[i], "--lang") == 0 && i + 1 < argc && !lang)
-            lang = argv[++i];
-        else if (argv[i][0] != '-' && !name)
-            name = argv[i];
+    for (; *args; args++) {
+        if (strcmp(*args, "--lang") == 0 && args[1] && !lang)
+            lang = *++args;
+        else if (**args != '-' && !name)
+            name = *args;
         else
             return new_usage();
     }
@@ -173,12 +173,12 @@ static bool look(struct dev *d)
     return true;
 }
 
-int scaffold_dev(int argc, char **argv)
+int scaffold_dev(char **args)
 {
     struct dev d = {.gateway = 0};
     uint64_t built = 0; /* a stamp */
-    if (argc)
-        return fprintf(stderr, "weir dev takes no argument: call it in %s's folder\n", argv[0]),
+    if (*args)
+        return fprintf(stderr, "weir dev takes no argument: call it in %s's folder\n", *args),
                USAGE;
     if (!sys_file_exists("weir.yaml") || !sys_file_exists("Makefile")) {
         fprintf(stderr, "weir dev: no weir.yaml and Makefile here: `weir new` makes a project\n");

@@ -3,7 +3,7 @@
 #define WEIR_SCAFFOLD_H
 
 /* Both take what follows the command, and return the exit status. */
-int scaffold_new(int argc, char **argv); /* NAME --lang LANG: makes the folder NAME */
-int scaffold_dev(int argc, char **argv); /* `make`, and serve: again at each change */
+int scaffold_new(char **args); /* NAME --lang LANG: makes the folder NAME */
+int scaffold_dev(char **args); /* `make`, and serve: again at each change */
 
 #endif
