@@ -185,7 +185,8 @@ def test_who_is_slow_is_told(weir):
     for at in (after, "1", "999999999999"):
         got = parse_events(api(weir, f"events?after={at}").body)
         assert got[0][1] == "missed" and 10 < len(got) < 120
-        assert all(x["event"] == "request" for _, _, x in got[1:])
+        assert "request" in (events := {x["event"] for _, _, x in got[1:]})
+        assert events <= {"request", "logs_dropped"}, "by the pipe to the supervisor, where that one has no time"
 
 
 def test_weir_tail_follows(weir):

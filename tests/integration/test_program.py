@@ -15,7 +15,7 @@ import pytest
 from weir import (Closed, GUEST_SAYS, HOST, RFC3339, Raw, TEXT, WEIRC_BIN, WEIR_BIN, Watch, Weir, children, close, frame, guest,
                   problem, proc_state, refuses_to_serve, run_cli, switches, wait_for)
 
-TYPES = {"path": guest("types"), "limits": {"deadline": "20s", "timeout": "30s"}}
+TYPES = {"path": guest("types"), "limits": {"deadline": "60s", "timeout": "60s"}}
 CONFIG = {"modules": {"add": guest("add"), "types": TYPES, "ws": guest("ws"), "http": guest("http")},
           "routes": [{"path": "/ws", "websocket": {"module": "ws"}}, {"path": "/raw", "websocket": {"handler": "echo"}},
                      {"path": "/h", "http": {"module": "http"}}]}
@@ -775,10 +775,10 @@ def test_stop_ends_idle_connections(start, listener):
 @STOPS
 def test_stop_finishes_what_runs(start, sig):
     """A running exec is answered; idle connections end; new ones are not accepted; readyz says 503."""
-    w = start({**CONFIG, "drain": "15s"})
+    w = start({**CONFIG, "drain": "60s"})
     idle = w.raw()
     assert idle.send(ADD).response().status == 200
-    with w.raw(timeout=15) as c:
+    with w.raw(timeout=60) as c:
         c.send(spin(1500000000))
         w.wait_metric("guests_running", 1)
         w.signal(sig)

@@ -20,7 +20,7 @@ SLOW_INIT = """(module (global $g (mut i32) (i32.const 1))
   (func (export "boom") (result i32) (unreachable)))"""
 
 
-def weirc(source, out, *args, timeout=60):
+def weirc(source, out, *args, timeout=300):
     return subprocess.run([WEIRC_BIN, source, "-o", out, *args], capture_output=True, text=True, timeout=timeout)
 
 

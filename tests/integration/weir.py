@@ -60,14 +60,14 @@ def free_port():
 
 def wait_for(what, condition, timeout=15, every=0.005):
     """Polls until condition() is true and returns its value; `what` names it in the failure."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
+    value, watch = condition(), None
+    while not value:
+        watch = watch or Watch()
+        if watch.over(timeout):
             raise AssertionError(f"within {timeout} s: {what}")
         time.sleep(every)
+        value = condition()
+    return value
 
 
 def guest(name):
@@ -81,7 +81,7 @@ def run_cli(*args, timeout=30, env=None, cwd=None):
                           env={**os.environ, **(env or {})}, cwd=cwd)
 
 
-def refuses_to_serve(file, timeout=5):
+def refuses_to_serve(file, timeout=30):
     """`weir serve FILE` ends at once; the finished process."""
     try:
         return run_cli("serve", file, timeout=timeout)
@@ -169,6 +169,11 @@ class Watch:
 
     def took(self):
         return time.monotonic() - self.began - self.lost()
+
+    def over(self, seconds):
+        """Whether it took longer; or five times as long, with all that others had of the machine."""
+        passed = time.monotonic() - self.began
+        return passed > seconds and (passed > 5 * seconds or self.took() > seconds)
 
 
 # ---------------------------------------------------------------------------- HTTP
@@ -572,7 +577,7 @@ class Weir:
 
     def wait_logs(self, event, n=1, timeout=15, where=None, **fields):
         """Waits until n such lines are there; returns them."""
-        end = time.monotonic() + timeout
+        watch = None
         while True:
             with self._new_line:
                 found = [x for x in self.lines if is_event(x, event) and
@@ -580,11 +585,11 @@ class Weir:
                          (where is None or where(x))]
                 if len(found) >= n:
                     return found
-                left = end - time.monotonic()
-                if left <= 0:
+                watch = watch or Watch()
+                if watch.over(timeout):
                     raise AssertionError(f"within {timeout} s: {n} x {event} {fields}; "
                                          f"have {self.lines[-20:]} {self.bad_lines}")
-                self._new_line.wait(left)
+                self._new_line.wait(1)
 
     def wait_log(self, event, **kw):
         return self.wait_logs(event, **kw)[-1]
