@@ -320,7 +320,7 @@ def stopped(pid):
 def test_bodies_that_come_at_once_are_served_in_turns(start):
     """100 requests wait for their bodies, which come together: guests have no more of an iteration
     than ever, and each is answered."""
-    watch, w = Watch(), start({"limits": {"guests": 256}, "drain": "1s", "modules": {"types": TYPES}})
+    w = start({"limits": {"guests": 256}, "drain": "1s", "modules": {"types": TYPES}})
     n = types_spin(w, 0.0008)
     body = f"[{n}]"
     head = f"POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -337,7 +337,7 @@ def test_bodies_that_come_at_once_are_served_in_turns(start):
             r = c.response()
             assert (r.status, r.body) == (200, f"{n}\n".encode())
             c.close()
-        assert 0 < w.metric("loop_busy_max_seconds") < 0.02 + watch.lost()
+        assert 0 < w.metric("loop_busy_max_seconds") < 0.02
 
 
 def test_modules_share_time_not_connections(start):
@@ -410,7 +410,6 @@ def test_a_flood_into_a_refused_connection(start):
 def test_much_text_in_one_host_call(start, size):
     """No host call lasts as long as a guest makes its argument: text beyond the queue is refused
     before it is looked at, and a line is cut, at a character's end, before it is written."""
-    watch = Watch()
     w = start({"limits": {"guests": 4, "memory": "1GiB"}, "routes": [{"path": "/ws", "websocket": {"module": "bulk"}}],
                "modules": {"bulk": {"path": guest("bulk"), "limits": {**PATIENT, "memory": "257MiB"}},
                            "types": TYPES}, "drain": "1s"})
@@ -426,7 +425,7 @@ def test_much_text_in_one_host_call(start, size):
             whole = text[prefix:]
             assert whole == "\u20ac" * len(whole) and len(whole) * 3 > 3000
         assert result(b"s", size, 1) == LIMIT
-        assert 0 < w.metric("loop_busy_max_seconds") < 0.05 + watch.lost()
+        assert 0 < w.metric("loop_busy_max_seconds") < 0.05
     assert not w.logs("guest_failed")
 
 
