@@ -125,6 +125,7 @@ struct guest_module {
     bool handlers;       /* it exports an on_ function or _start: not for /api/exec by itself */
     bool ready_first;    /* of the next turn: a suspended call before one that waits */
     uint32_t running;    /* calls that have an instance */
+    uint32_t n_waiting;  /* calls in `waiting` */
     struct list ready;   /* calls whose slice was used up */
     struct list waiting; /* calls without an instance yet */
     struct list turn;    /* among the modules that have either, or that are throttled */

@@ -9,7 +9,7 @@
 
 enum { SLICE_MIN_NS = 500000, LONG_STEP_NS = 500000, TURN_NS = 1000000 };
 enum { SHARE_WINDOW_NS = 1000000000 };
-enum { QUEUE_OVER = 64 };   /* calls of modules over their share that wait, beside unread ones */
+enum { QUEUE_OVER = 64 };   /* calls of a module over its share that wait, before it is unread */
 enum { QUEUE_OWN = 64 };    /* room in the queue for calls that no peer waits for */
 enum { MODULES_IDLE = 64 }; /* modules looked at in vain before a phase ends */
 
@@ -327,9 +327,10 @@ static void step(struct guests *g, struct guest_call *c)
  * would have a slice each before anybody else's. So has one that had more than its part. */
 static bool can_start(const struct guests *g, const struct guest_module *m)
 {
-    bool in_turn = (!list_empty(&m->ready) && g->waiting < g->limits.queue) ||
-                   (over_share(g, m) && g->waiting < MIN(QUEUE_OVER, g->limits.queue));
-    return slot_free(g, m) && list_empty(&m->waiting) && !in_turn;
+    bool over = over_share(g, m);
+    bool in_turn = !list_empty(&m->ready) || (over && m->n_waiting < QUEUE_OVER);
+    return slot_free(g, m) && (over || list_empty(&m->waiting)) &&
+           !(in_turn && g->waiting < g->limits.queue);
 }
 
 bool guests_full(const struct guests *g, const struct guest_module *m)
@@ -339,7 +340,7 @@ bool guests_full(const struct guests *g, const struct guest_module *m)
 
 bool guests_over(const struct guests *g, const struct guest_module *m)
 {
-    return g->waiting >= QUEUE_OVER && slot_free(g, m) && over_share(g, m);
+    return m->n_waiting >= QUEUE_OVER && slot_free(g, m) && over_share(g, m);
 }
 
 static void reset(struct guests *g, struct guest_call *c)
@@ -359,6 +360,7 @@ static enum err wait_for_turn(struct guests *g, struct guest_call *c, uint32_t m
     }
     reset(g, c);
     metrics.guests_waiting = ++g->waiting;
+    c->module->n_waiting++;
     enqueue(g, c, &c->module->waiting);
     return ERR_NONE;
 }
@@ -389,6 +391,7 @@ static void take_waiting(struct guests *g, struct guest_module *m)
 {
     struct guest_call *c = CONTAINER_OF(list_pop(&m->waiting), struct guest_call, node);
     metrics.guests_waiting = --g->waiting;
+    m->n_waiting--;
     if (too_old(g, c)) {
         metrics.guest_deadlines_total++;
         m->counts->module_failed_total[TRAP_timeout]++;

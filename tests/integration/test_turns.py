@@ -365,6 +365,32 @@ def test_modules_share_time_not_connections(start):
         other.close()
 
 
+def test_calls_of_a_throttled_module_hold_up_no_busy_one(start):
+    """Hundreds of calls wait for the next second of their module's CPU time; of two other modules,
+    the one that has had more of the time goes on all the same."""
+    w = start({"drain": "1s", "modules": {"types": TYPES, "add": guest("add"), "dear": {**TYPES, "limits": {"cpu": 1, "timeout": "20s"}}}})
+    n = types_spin(w, 0.0004)
+
+    def spin(name):
+        body = f"[{n}]"
+        return f"POST /api/exec/{name}/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+
+    dear, busy = [w.raw() for _ in range(200)], [w.raw() for _ in range(8)]
+    for c in dear:
+        c.send(spin("dear"))
+    w.wait_metric("guests_waiting", lambda v: v > 100)
+    with w.raw() as light:
+        for _ in range(300):
+            for c in busy:
+                c.send(spin("types"))
+            ask(light)
+            for c in busy:
+                assert c.response().body == f"{n}\n".encode()
+        assert w.metric("guests_waiting") > 100
+    for c in dear + busy:
+        c.reset()
+
+
 def stalled(conns, before={}):  # before: what the last call saw
     """Whether the senders got no further since this was last asked."""
     now = [struct.unpack("i", fcntl.ioctl(c.sock, termios.TIOCOUTQ, bytes(4)))[0] for c in conns]
