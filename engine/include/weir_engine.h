@@ -24,6 +24,13 @@ wasm_engine_t *weir_engine_new(const struct weir_engine_options *options, bool p
 /* Takes `fd`. The content is native code: the caller vouches for it. */
 wasmtime_module_t *weir_module_load(const wasm_engine_t *engine, int fd, char **error);
 
+/* Tells of each function of a module where its code is, [from, to), its index, and its name: none
+ * where that is empty. */
+void weir_module_functions(const wasmtime_module_t *module,
+                           void (*tell)(void *arg, uintptr_t from, uintptr_t to, uint32_t index,
+                                        const char *name, size_t n),
+                           void *arg);
+
 /* What calls need to know of a module that is ready to be instantiated. */
 struct weir_plan;
 struct weir_plan *weir_plan_new(const wasmtime_instance_pre_t *pre);

@@ -10,7 +10,7 @@
 //! Everything else is C and uses the official headers. Unwinding never crosses into C: the crate
 //! is built with `panic = "abort"`, and the supervisor answers a worker's death.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::mem::{ManuallyDrop, align_of, size_of};
 
 pub use wasmtime_c_api::*;
@@ -153,5 +153,21 @@ pub unsafe extern "C" fn weir_module_load(
             put_error(&e, error);
             std::ptr::null_mut()
         }
+    }
+}
+
+/// Tells of each function of a module where its code begins and ends, its index and its name (none:
+/// an empty one), in the order of their indices.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn weir_module_functions(
+    module: &wasmtime_module_t,
+    tell: extern "C" fn(*mut c_void, usize, usize, u32, *const u8, usize),
+    arg: *mut c_void,
+) {
+    let module = unsafe { &*(module as *const wasmtime_module_t as *const Module) };
+    let text = module.text().as_ptr() as usize;
+    for f in module.functions() {
+        let (from, name) = (text + f.offset, f.name.unwrap_or_default());
+        tell(arg, from, from + f.len, f.index.as_u32(), name.as_ptr(), name.len());
     }
 }

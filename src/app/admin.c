@@ -267,7 +267,7 @@ static bool path_is(struct slice path, const char *pattern, struct slice *name)
         memcmp(path.p + path.n - end.n, end.p, end.n) != 0)
         return false;
     *name = slice_of(path.p + n, path.n - n - end.n);
-    return name->n ? under || (one && !memchr(name->p, '/', name->n)) : !under && !one;
+    return name->n ? under || (one && !memchr(name->p, '/', name->n)) : !one;
 }
 
 /* The request's row; or else one of its path, with what may be asked of it as a field. NULL: none.

@@ -381,7 +381,7 @@ static void drain_step(void *arg, struct timer *t)
     struct gateway *gw = arg;
     drain_tell(gw);
     bool over = gw->loop.now_ms >= gw->drain_until_ms;
-    uint32_t left = places_taken(gw, false) + (gw->handed ? gw->n_jobs : 0);
+    uint32_t left = places_taken(gw, false) + (gw->handed ? gw->n_jobs : 0) + pprof_waits(gw);
     if (over && left && log_begin(LOG_drain_expired)) {
         log_number("connections", left);
         log_end();

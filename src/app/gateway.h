@@ -10,6 +10,7 @@
  *   admin.c      the admin listener
  *   topics_api.c   what it says about topics, and publishes
  *   conns_api.c, log_api.c  connections, and the log
+ *   pprof_api.c  profiles
  *   access.c     addresses, their limits, tokens
  *   loops.c      several of them, each on its thread: what they share and tell one another
  *   modules.c    versions of modules: loading, swapping, unloading
@@ -171,6 +172,14 @@ void gateway_serve(struct gateway *gw); /* accepts from here on */
  * drain time is over. */
 void gateway_drain(struct gateway *gw);
 void gateway_done(struct gateway *gw);
+
+/* pprof_api.c */
+/* Before all that takes memory, and before the cage. */
+enum err pprof_open(const struct gateway *gw) MUST_USE;
+void pprof_thread(const struct gateway *gw); /* before the cage, on each loop's thread */
+bool pprof_waits(const struct gateway *gw); /* whether somebody waits for one here */
+/* A module is about to be unloaded: what was sampled in its code gets its functions' names. */
+void pprof_code_gone(const struct gateway *gw, const struct guest_module *m);
 
 /* access.c */
 enum { ACCESS_PROXIED = 18 };

@@ -388,6 +388,7 @@ static void *thread_main(void *arg)
     struct gateway *gw = arg;
     thread_number = gw->number;
     guests_thread(&gw->guests);
+    pprof_thread(gw);
     pthread_barrier_wait(&loops.ready); /* what the cage would forbid is done */
     pthread_barrier_wait(&loops.go);
     loop_run(&gw->loop);

@@ -448,6 +448,7 @@ void modules_reap(struct gateway *gw)
         list_remove(n);
         if (c->version.number) /* it was in force */
             log_version(LOG_module_unloaded, gw, c);
+        pprof_code_gone(gw, &c->guest);
         guest_unload(&c->guest);
         mem_free(c, sizeof(*c));
         metrics.module_versions_replaced--;

@@ -35,6 +35,7 @@ static bool configure(struct gateway *gw, int fd, const struct control *start)
     log_bound((uint32_t)gw->config.root.log_rate);
     sys_random(seed, sizeof(seed));
     hash_seed(seed);
+    e = e ? e : pprof_open(gw);
     e = e ? e : loops_init(gw, yaml);
     if (read)
         sys_read_free(yaml);
@@ -306,6 +307,7 @@ int worker_main(void)
             return EXIT_FAILURE;
     }
     sys_process_open();
+    pprof_thread(gw);
     memory_start();
     if (!promise(gw) || !become_user(&gw->config.run_as))
         return EXIT_FAILURE;

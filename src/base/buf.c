@@ -24,7 +24,9 @@ enum err buf_reserve(struct buf *b, size_t n)
     cap = MIN(cap, b->max);
     if (!mem_take(MEM_BUFFER, cap - b->cap))
         return ERR_NO_MEMORY;
+    mem_owner_set(MEM_BUFFER + 1);
     uint8_t *p = realloc(b->p, cap);
+    mem_owner_set(0);
     if (!p) {
         mem_give(MEM_BUFFER, cap - b->cap);
         return ERR_NO_MEMORY;

@@ -25,6 +25,8 @@ static _Thread_local uint32_t spare;
 static _Thread_local int64_t most; /* of all but guests, since mem_trim_due */
 static uint64_t promised, base;    /* base: what is not of any kind */
 
+_Thread_local struct mem_whose mem_whose;
+
 static void count(enum mem_kind kind, int64_t n)
 {
     int half = kind == MEM_GUEST;
@@ -123,7 +125,9 @@ void *mem_alloc_as(enum mem_kind kind, size_t n)
 {
     if (!mem_take(kind, n))
         return NULL;
+    mem_owner_set(kind + 1);
     void *p = malloc(n);
+    mem_owner_set(0);
     if (!p)
         mem_give(kind, n);
     return p;
@@ -144,7 +148,9 @@ void *mem_alloc(size_t n)
 
 void *mem_alloc_foreseen(size_t n)
 {
+    mem_owner_set(MEM_BUFFER + 1);
     void *p = malloc(n);
+    mem_owner_set(0);
     ASSERT(p);
     count(MEM_BUFFER, (int64_t)n);
     return p;

@@ -16,6 +16,18 @@ enum mem_kind {
     MEM_KINDS
 };
 
+/* For profiles: whose what this thread does now is, and whose what it takes of malloc. */
+struct mem_whose {
+    uint16_t module; /* its number + 1; 0: none */
+    uint8_t owner;   /* enum mem_kind + 1; 0: none that is counted, as in a library */
+};
+extern _Thread_local struct mem_whose mem_whose;
+/* Compilers hold that malloc looks at no variable, but it is not the C library's alone here. */
+static inline void mem_owner_set(unsigned owner)
+{
+    *(volatile uint8_t *)&mem_whose.owner = (uint8_t)owner;
+}
+
 /* Plain memory whose size its owner remembers. NULL: none is left, or not for this. */
 void *mem_alloc(size_t n) MUST_USE;
 void *mem_alloc_foreseen(size_t n); /* of what mem_fits said there is room for: never NULL */

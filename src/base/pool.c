@@ -48,7 +48,9 @@ static bool grow(struct pool *p)
     uint8_t **chunks = realloc(p->chunks, (have + 1) * sizeof(*chunks));
     if (chunks) {
         p->chunks = chunks;
+        mem_owner_set(MEM_POOL + 1);
         chunks[have] = calloc(POOL_CHUNK, p->item_size);
+        mem_owner_set(0);
         if (chunks[have])
             return true;
     }

@@ -111,6 +111,7 @@ struct guest_module {
     bool actor; /* one instance, kept from event to event: they run one at a time */
     bool called, restorable, image_taken;
     uint64_t code_bytes, memory_min; /* of its file; what its memory begins with */
+    uint64_t held_bytes;             /* of its instances: memories and tables */
     uint8_t *image;                  /* what its memory begins with, without the zeros at the end */
     size_t image_n, image_size;
     struct list kept; /* instances that wait for a call */
@@ -187,6 +188,13 @@ enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int f
                     struct buf *why) MUST_USE;
 void guest_unload(struct guest_module *m);
 /* name empty: the function named like the module, or the only one. NULL: none. */
+/* Where a module's machine code is; false: it has none, as the interpreter reads it. */
+bool guest_code(const struct guest_module *m, uintptr_t *from, uintptr_t *to);
+/* Then, of each of its functions: where that is, its index, and its name, or an empty one. */
+void guest_functions(const struct guest_module *m,
+                     void (*tell)(void *arg, uintptr_t from, uintptr_t to, uint32_t index,
+                                  const char *name, size_t n),
+                     void *arg);
 const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name);
 
 /* Whether a new event may be started in this iteration. */

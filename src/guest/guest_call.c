@@ -85,7 +85,9 @@ wasmtime_error_t *guest_on_epoch(wasmtime_context_t *context, void *data, uint64
 static bool start(struct guests *g, struct guest_call *c)
 {
     struct guest_module *m = c->module;
+    mem_whose.module = (uint16_t)(m->number + 1);
     c->instance = guest_instance_take(g, c);
+    mem_whose.module = 0;
     if (!c->instance)
         return false;
     c->frame.has_memory = false;
@@ -301,6 +303,7 @@ static void step(struct guests *g, struct guest_call *c)
     struct guest_module *m = c->module;
     struct metrics_module *counts = m->counts; /* the module may be unloaded by its last event */
     uint64_t start_ns = c->slice_ns = sys_now_ns();
+    mem_whose.module = (uint16_t)(m->number + 1);
     int r = weir_call_poll(&c->frame);
     if (r == 0) {
         metrics.guest_slices_total++;
@@ -309,6 +312,7 @@ static void step(struct guests *g, struct guest_call *c)
     } else {
         finish(g, c, r);
     }
+    mem_whose.module = 0;
     g->clock_ns = sys_now_ns();
     if (r == 0)
         PROBE(guest_yield, c, m->name, g->clock_ns - start_ns);

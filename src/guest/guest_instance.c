@@ -29,6 +29,7 @@ static void delete (struct guest_instance *i)
         weir_kept_delete(i->kept);
     wasmtime_store_delete(i->store);
     mem_give(MEM_GUEST, i->limit.held);
+    i->module->held_bytes -= i->limit.held;
     mem_free(i, sizeof(*i));
 }
 
@@ -172,13 +173,15 @@ bool guests_fit(const struct guest_module *m)
 static bool take(struct weir_limit *limit, uint64_t n)
 {
     const struct guest_instance *i = CONTAINER_OF(limit, struct guest_instance, limit);
+    struct guest_module *m = i->module;
     uint64_t table = i->begun ? 0 : limit->table_max * TABLE_ELEMENT;
-    bool first = limit->held + n <= i->module->memory_min + table;
+    bool first = limit->held + n <= m->memory_min + table;
     bool room = first || mem_room(MEM_GUEST, n);
     metrics.memory_refused_total += !room;
     if (!room || !mem_take(MEM_GUEST, n))
         return false;
-    uint64_t *peak = &i->module->counts->module_memory_peak_bytes;
+    m->held_bytes += n;
+    uint64_t *peak = &m->counts->module_memory_peak_bytes;
     *peak = MAX(*peak, limit->held + n);
     return true;
 }

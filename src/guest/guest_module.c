@@ -247,6 +247,25 @@ void guest_unload(struct guest_module *m)
     m->module = NULL;
 }
 
+bool guest_code(const struct guest_module *m, uintptr_t *from, uintptr_t *to)
+{
+    void *begin, *end;
+    if (!m->module || m->pulley)
+        return false;
+    wasmtime_module_image_range(m->module, &begin, &end);
+    *from = (uintptr_t)begin;
+    *to = (uintptr_t)end;
+    return true;
+}
+
+void guest_functions(const struct guest_module *m,
+                     void (*tell)(void *arg, uintptr_t from, uintptr_t to, uint32_t index,
+                                  const char *name, size_t n),
+                     void *arg)
+{
+    weir_module_functions(m->module, tell, arg);
+}
+
 const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name)
 {
     struct slice want = name.n ? name : slice_str(m->name);

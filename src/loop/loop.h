@@ -28,6 +28,7 @@ enum loop_kind {
     LOOP_HANDOVER,
     LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_TICKETS,  /* keys of TLS session tickets */
+    LOOP_PROFILE,  /* the end of a profile */
     LOOP_KINDS
 };
 enum { LOOP_PHASES = 4 };
