@@ -69,23 +69,50 @@ bool access_admin(const struct gateway *gw, int fd)
            (sys_peer(fd, &peer) == 0 && address_in(&peer, a->allow.v, a->allow.n));
 }
 
+/* NULL: no proxy has named it. */
+static const struct proxied *proxied_of(const struct gateway *gw, const struct conn *c)
+{
+    uint32_t i = c->slot.index / POOL_CHUNK;
+    const struct proxied *chunk = i < gw->n_proxied ? gw->proxied[i] : NULL;
+    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
+    return p && p->generation == c->slot.generation ? p : NULL;
+}
+
 static bool address_of(const struct gateway *gw, const struct conn *c, struct address *out)
 {
     if (c->fd < 0)
         return false;
-    const struct proxied *chunk = gw->proxied ? gw->proxied[c->slot.index / POOL_CHUNK] : NULL;
-    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
-    if (p && p->generation == c->slot.generation) {
+    const struct proxied *p = proxied_of(gw, c);
+    if (p) {
         *out = p->address;
         return true;
     }
     return sys_peer(c->fd, out) == 0;
 }
 
+/* Another worker may have given out slots beyond what limits.connections has here. */
+static bool proxied_grow(struct gateway *gw, uint32_t n)
+{
+    if (n <= gw->n_proxied)
+        return true;
+    struct proxied **more = mem_alloc(n * sizeof(*more));
+    if (!more)
+        return false;
+    memset(more, 0, n * sizeof(*more));
+    for (uint32_t i = 0; i < gw->n_proxied; i++)
+        more[i] = gw->proxied[i];
+    mem_free(gw->proxied, gw->n_proxied * sizeof(*more));
+    gw->proxied = more;
+    gw->n_proxied = n;
+    return true;
+}
+
 /* Remembers whom a proxy has named. false: no memory. */
 static bool address_set(struct gateway *gw, const struct conn *c, const struct address *a)
 {
     const size_t n = POOL_CHUNK * sizeof(struct proxied);
+    if (!proxied_grow(gw, c->slot.index / POOL_CHUNK + 1))
+        return false;
     struct proxied **chunk = &gw->proxied[c->slot.index / POOL_CHUNK];
     if (!*chunk && (*chunk = mem_alloc(n)) != NULL)
         memset(*chunk, 0, n);
@@ -97,11 +124,10 @@ static bool address_set(struct gateway *gw, const struct conn *c, const struct a
 void access_give(const struct gateway *gw, const struct conn *c, struct handover_conn *out,
                  uint8_t proxied[ACCESS_PROXIED])
 {
-    const struct proxied *chunk = gw->proxied ? gw->proxied[c->slot.index / POOL_CHUNK] : NULL;
-    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
+    const struct proxied *p = proxied_of(gw, c);
     out->counted = c->peer != 0;
     out->peer_key = c->peer ? peers_key(&gw->peers, c->peer) : 0;
-    if (!p || p->generation != c->slot.generation)
+    if (!p)
         return;
     memcpy(proxied, p->address.ip, 16);
     memcpy(proxied + 16, &p->address.port, 2);
@@ -344,11 +370,6 @@ enum err access_token(struct gateway *gw, struct conn *c, struct http_exchange *
 
 /* ---- life ---- */
 
-static size_t proxied_bytes(const struct gateway *gw)
-{
-    return (gw->net.limits.connections / POOL_CHUNK + 1) * sizeof(*gw->proxied);
-}
-
 static bool jwts_open(struct gateway *gw)
 {
     const struct config *config = &gw->config;
@@ -385,12 +406,8 @@ bool access_init(struct gateway *gw)
             return false;
         gw->net.peers = &gw->peers;
     }
-    if (gw->config.listen_proxy) {
-        gw->proxied = mem_alloc(proxied_bytes(gw));
-        if (!gw->proxied)
-            return false;
-        memset(gw->proxied, 0, proxied_bytes(gw));
-    }
+    if (gw->config.listen_proxy && !proxied_grow(gw, gw->net.limits.connections / POOL_CHUNK + 1))
+        return false;
     return jwts_open(gw);
 }
 
@@ -399,8 +416,8 @@ void access_done(struct gateway *gw)
     for (uint32_t i = 0; gw->jwts && i < gw->config.n_jwts; i++)
         jwt_done(&gw->jwts[i]);
     mem_free(gw->jwts, gw->config.n_jwts * sizeof(*gw->jwts));
-    for (size_t i = 0; gw->proxied && i < proxied_bytes(gw) / sizeof(*gw->proxied); i++)
+    for (uint32_t i = 0; i < gw->n_proxied; i++)
         mem_free(gw->proxied[i], POOL_CHUNK * sizeof(struct proxied));
-    mem_free(gw->proxied, proxied_bytes(gw));
+    mem_free(gw->proxied, gw->n_proxied * sizeof(*gw->proxied));
     peers_done(&gw->peers);
 }

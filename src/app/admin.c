@@ -429,6 +429,7 @@ enum err admin_page_read(struct admin_call *a, struct admin_page *out)
 
 bool admin_page_here(const struct admin_page *page, const struct gateway *gw, uint64_t *at)
 {
-    *at = page->cursor >> 56 == gw->number ? page->cursor : 0;
-    return !page->full && page->cursor >> 56 <= gw->number;
+    uint32_t home = loops_home(gw, page->cursor);
+    *at = home == gw->number ? page->cursor : 0;
+    return !page->full && home <= gw->number;
 }

@@ -320,14 +320,14 @@ static bool phase_pending(void *arg)
     struct gateway *gw = arg;
     upgrade_drains(gw);
     modules_reap(gw);
-    handover_step(gw);
+    bool more = handover_step(gw);
     if (gw->loop.now_ms - gw->trimmed_ms >= TRIM_MS && mem_trim_due()) {
         gw->trimmed_ms = gw->loop.now_ms;
         sys_memory_trim();
     }
     loops_places_tell(gw, places_taken(gw, false));
     log_settle();
-    return !list_empty(&gw->guests.turns);
+    return more || !list_empty(&gw->guests.turns);
 }
 
 static bool timer_due(void *owner, uint32_t module, uint64_t cookie)

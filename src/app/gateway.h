@@ -91,6 +91,7 @@ struct gateway {
     uint32_t n_jobs;
     struct peers peers;
     struct proxied **proxied; /* by slots, in chunks; NULL: no listener speaks PROXY */
+    uint32_t n_proxied;       /* chunks */
     struct jwt *jwts;         /* as config.jwts */
     struct topics topics;
     struct timers timers;
@@ -101,7 +102,7 @@ struct gateway {
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
     bool leaving, unloaded, handed; /* see handover_give.c; its actors were told; it is done */
-    int successor;                  /* the way to the next worker, while leaving */
+    int successor;                  /* the first loop's: the way to the next worker, while leaving */
     uint64_t leave_until_ms;
     struct timer leave_timer;
     uint64_t trimmed_ms;
@@ -326,11 +327,11 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
 
 /* handover_give.c */
 void handover_give(struct gateway *gw, int fd); /* to the worker behind fd, which it takes */
-void handover_step(struct gateway *gw);         /* the loop's phase */
+bool handover_step(struct gateway *gw);         /* the loop's phase; true: it is to go on at once */
 /* handover_take.c */
 /* Takes all that the worker behind fd, which it takes, has. slots: of connections, there or here.
- * On an error nothing must be served. */
-enum err handover_take(struct gateway *gw, int fd, uint32_t slots) MUST_USE;
+ * On an error nothing must be served: the process ends. */
+void handover_take(struct gateway *gw, int fd, uint32_t slots);
 /* What serves a WebSocket route, as text: the same text, the same service. */
 enum err handover_target(const struct config *c, const struct config_route *r,
                          struct buf *out) MUST_USE;

@@ -12,7 +12,7 @@
 #include "tbl/handover.def"
 
 /* Another one: connections are closed (1012) rather than misread. */
-enum { HANDOVER_FORMAT = 1, HANDOVER_RECORD_MAX = 192 << 20 };
+enum { HANDOVER_FORMAT = 2, HANDOVER_RECORD_MAX = 192 << 20 };
 
 enum handover_kind {
     HANDOVER_NONE,

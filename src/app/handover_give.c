@@ -1,10 +1,15 @@
-/* The old worker's part of a hand-over: it stops accepting and reading, lets the events that run
- * end, then writes all that the next one needs, and gives up what that has taken.
+/* The old worker's part of a hand-over: its loops stop accepting and reading, let the events that
+ * run end, then write all that the next one needs, and give up what that has taken.
  *
  *            GIVE                 no event runs, or        TAKEN, GO
  *   serving ------> leaving -----  HANDOVER_EVENTS_MS ---> handed: what stayed is drained (1012)
  *      ^               |                                      (TLS, what is half closed, requests
  *      +---------------+ the next one failed, or is silent     in progress, routes that are gone)
+ *
+ * All loops do so in meetings (loops.h). In the first one they begin to leave. In each the words
+ * that are on their way between them arrive, and only then is it seen whether events run in any: if
+ * so, and there is time, they go on for a moment. Else each writes its part in its turn, and they
+ * leave together, or stay together.
  *
  * A message whose event has not ended by then is handed over to be run there, as nothing of an
  * event has happened before its end; so are timers. Others end here: see event.c:done.
@@ -17,19 +22,23 @@
 #include "base/log.h"
 #include "ws/ws_beat.h"
 
-enum { HANDOVER_EVENTS_MS = 100 };
+enum { HANDOVER_EVENTS_MS = 100, STEP_MS = 1 }; /* STEP_MS: between two looks at it */
 /* Ids that timers which run again may have: more than there can be. */
 enum { HANDOVER_TIMERS = 1 << 20 };
 
 /* ---- what is written ---- */
 
 struct give {
-    struct gateway *gw;
+    struct gateway *gw; /* whose turn it is, or was */
     struct handover_link *link;
     struct handover_record r;
+    struct handover_hello hello;
+    enum { SETTLE, BEGIN, WRITE, END, LEAVE } step;
+    enum err e;
     uint8_t routes[ROUTES_MAX]; /* 1: the next worker has the same */
     struct buf topics, replay, queue, saved;
-    uint32_t conns, keys;
+    uint32_t conns, left;
+    bool busy;   /* an event runs */
     bool format; /* the next worker's is ours; else it takes over nothing but the listeners */
 };
 
@@ -44,10 +53,7 @@ static enum err tables_put(struct give *g)
     struct gateway *gw = g->gw;
     struct buf target;
     buf_init(&target, 4096);
-    g->r.hello = (struct handover_hello){.format = HANDOVER_FORMAT,
-                                         .generation = pool_generation(&gw->net.conns),
-                                         .last_timer = gw->timers.last_id + HANDOVER_TIMERS,
-                                         .published = gw->topics.published};
+    g->r.hello = g->hello;
     enum err e = put(g, HANDOVER_hello, -1);
     for (uint32_t i = 0; i < gw->config.n_routes && !e; i++) {
         buf_clear(&target, UINT32_MAX);
@@ -75,7 +81,6 @@ static enum err key_put(void *arg, struct slice key, struct slice value, uint64_
 {
     struct key_put *k = arg;
     k->g->r.key = (struct handover_key){k->module, expires_ms, key, value};
-    k->g->keys++;
     return put(k->g, HANDOVER_key, -1);
 }
 
@@ -217,8 +222,9 @@ static enum err events_each(struct give *g, enum err (*take)(struct give *g, str
 static enum err state_put(struct give *g)
 {
     struct gateway *gw = g->gw;
+    uint32_t before = g->conns;
     enum err e = ERR_NONE;
-    for (uint32_t i = 0; i < gw->config.n_modules && !e; i++)
+    for (uint32_t i = 0; !gw->number && i < gw->config.n_modules && !e; i++) /* all loops' keys */
         e = kv_each(gw->states[i].kv, key_put, &(struct key_put){g, i});
     e = e ? e : timers_each(&gw->timers, timer_put, g);
     for (uint32_t i = 0; i < gw->net.conns.count && !e; i++) {
@@ -227,23 +233,32 @@ static enum err state_put(struct give *g)
             e = conn_put(g, c, NULL);
     }
     e = e ? e : events_each(g, event_put);
-    g->r.end = (struct handover_end){g->conns};
-    e = e ? e : put(g, HANDOVER_end, -1);
-    return e ? e : handover_link_flush(g->link);
+    g->left += (uint32_t)metrics.connections_active - (g->conns - before);
+    return e;
 }
 
-static enum err give_all(struct give *g)
+/* The first loop's: says hello, and learns which routes are there. */
+static enum err give_begin(struct give *g)
 {
     struct handover_record r;
-    enum err e = tables_put(g);
+    g->link = handover_link_new(g->gw->successor);
+    enum err e = g->link ? tables_put(g) : ERR_NO_MEMORY;
     e = e ? e : handover_link_get(g->link, &r);
     if (!e && r.kind != HANDOVER_verdict)
         e = ERR_INVALID;
     g->format = !e && r.verdict.format == HANDOVER_FORMAT;
-    if (e || !g->format)
-        return e;
-    slice_copy(g->routes, slice_of(r.verdict.routes.p, MIN(r.verdict.routes.n, ROUTES_MAX)));
-    e = state_put(g);
+    if (g->format)
+        slice_copy(g->routes, slice_of(r.verdict.routes.p, MIN(r.verdict.routes.n, ROUTES_MAX)));
+    return e;
+}
+
+/* The first loop's, when all have written. */
+static enum err give_end(struct give *g)
+{
+    struct handover_record r;
+    g->r.end = (struct handover_end){g->conns};
+    enum err e = put(g, HANDOVER_end, -1);
+    e = e ? e : handover_link_flush(g->link);
     e = e ? e : handover_link_get(g->link, &r);
     if (!e && r.kind != HANDOVER_taken)
         e = ERR_INVALID;
@@ -277,53 +292,16 @@ static void listeners_close(struct gateway *gw)
     gw->n_listeners = 0;
 }
 
-static void loop_visit(struct gateway *gw, struct errand *e)
-{
-    gw->handed = true;
-    listeners_close(gw);
-    gateway_drain(gw);
-    errand_next(gw, e);
-}
-
-static void loops_home(struct gateway *gw, struct errand *e)
-{
-    (void)gw, (void)e;
-}
-
-/* Of several loops nothing is handed over but the listeners, so far: the next worker is told so by
- * a format that there is not, and serves; here all is drained. To hand over, each loop would write
- * its own connections, to the one of that number if there is one. */
-static void several_give(struct gateway *first, int fd)
-{
-    static struct errand errand = {.visit = loop_visit, .home = loops_home};
-    struct handover_link *link = handover_link_new(fd);
-    struct handover_record r = {.kind = HANDOVER_hello};
-    enum err e = link ? handover_link_put(link, &r, -1) : ERR_NO_MEMORY;
-    e = e ? e : handover_link_flush(link);
-    e = e ? e : handover_link_get(link, &r);
-    if (link)
-        handover_link_free(link);
-    if (e)
-        control_send(SYS_CONTROL_FD, CONTROL_KEPT, 0, "", -1);
-    else
-        errand_start(first, &errand);
-}
-
 void handover_give(struct gateway *gw, int fd)
 {
     if (gw->leaving || gw->draining || !gw->ready || fd < 0) {
         sys_close(fd);
         return;
     }
-    if (gw->loops) {
-        several_give(gw, fd);
-        return;
-    }
     gw->leaving = true;
     gw->successor = fd;
     gw->leave_until_ms = gw->loop.now_ms + HANDOVER_EVENTS_MS;
     gw->leave_timer.kind = LOOP_HANDOVER;
-    wheel_set(&gw->loop.wheel, &gw->leave_timer, HANDOVER_EVENTS_MS);
     listeners_watch(gw, false);
 }
 
@@ -333,6 +311,8 @@ static void stay(struct gateway *gw, enum err e)
     gw->leaving = gw->unloaded = false;
     modules_stay(gw);
     listeners_watch(gw, true);
+    if (gw->number)
+        return;
     metrics.handover_failed_total++;
     control_send(SYS_CONTROL_FD, CONTROL_KEPT, 0, "", -1);
     if (log_begin(LOG_handover_kept)) {
@@ -379,63 +359,131 @@ static void leave(struct give *g)
     if (g->format && events_each(g, event_leaves))
         return; /* it never fails */
     listeners_close(gw);
-    if (log_begin(LOG_handover_given)) {
+    if (!gw->number && log_begin(LOG_handover_given)) {
         log_number("connections", g->conns);
-        log_number("left", (int64_t)metrics.connections_active);
+        log_number("left", g->left);
         log_end();
     }
     gateway_drain(gw);
 }
 
-static void transfer(struct gateway *gw)
+static bool quiet(const struct gateway *gw)
 {
-    struct give *g = mem_alloc(sizeof(*g));
-    enum err e = g ? ERR_NONE : ERR_NO_MEMORY;
-    wheel_cancel(&gw->loop.wheel, &gw->leave_timer);
-    while (topics_run(&gw->topics))
-        ; /* what was published has come before: it is in queues now */
-    net_flush(&gw->net);
-    if (g) {
-        memset(g, 0, sizeof(*g));
-        g->gw = gw;
-        buf_init(&g->topics, 4 << 20);
-        buf_init(&g->replay, HANDOVER_RECORD_MAX);
-        buf_init(&g->queue, HANDOVER_RECORD_MAX);
-        buf_init(&g->saved, NET_RECEIVE);
-        g->link = handover_link_new(gw->successor);
-        e = g->link ? give_all(g) : ERR_NO_MEMORY;
-    } else {
-        sys_close(gw->successor);
-    }
-    if (e)
-        stay(gw, e);
-    else
-        leave(g);
-    if (!g)
-        return;
-    if (g->link)
-        handover_link_free(g->link);
-    buf_done(&g->topics);
-    buf_done(&g->replay);
-    buf_done(&g->queue);
-    buf_done(&g->saved);
-    mem_free(g, sizeof(*g));
+    return !gw->guests.running && !gw->guests.waiting;
 }
 
-void handover_step(struct gateway *gw)
+static enum err timer_note(void *arg, const struct guest_timer *t)
 {
-    bool late = gw->loop.now_ms >= gw->leave_until_ms;
-    bool quiet = !gw->guests.running && !gw->guests.waiting && !gw->topics.n_pending;
+    struct give *g = arg;
+    g->hello.loops = MAX(g->hello.loops, (t->id >> 56) + 1);
+    return ERR_NONE;
+}
+
+/* What the next worker is to know before it gets the first connection. */
+static void note(struct give *g)
+{
+    const struct gateway *gw = g->gw;
+    struct handover_hello *h = &g->hello;
+    uint64_t last_timer = (gw->timers.last_id & UINT64_MAX >> 8) + HANDOVER_TIMERS;
+    h->format = HANDOVER_FORMAT;
+    h->generation = MAX(h->generation, pool_generation(&gw->net.conns));
+    h->last_timer = MAX(h->last_timer, last_timer);
+    h->published = MAX(h->published, gw->topics.published);
+    h->loops = MAX(h->loops, gw->number + UINT64_C(1));
+    for (uint32_t i = 0; i < gw->net.conns.count; i++) {
+        const struct conn *c = pool_at(&gw->net.conns, i);
+        uint64_t id = c ? conn_id(c) : 0;
+        h->loops = MAX(h->loops, (id >> 56) + 1);
+        h->slots = MAX(h->slots, (id >> 32 & 0xffffff) + 1);
+    }
+    if (timers_each(&gw->timers, timer_note, g))
+        return; /* it never fails */
+}
+
+/* What was said to this loop before has come: it is in queues now. */
+static void settle(struct give *g)
+{
+    struct gateway *gw = g->gw;
     if (!gw->leaving)
-        return;
-    if (gw->draining) {
+        listeners_watch(gw, false);
+    gw->leaving = true;
+    loops_settle(gw);
+    while (topics_run(&gw->topics))
+        ;
+    net_flush(&gw->net);
+    g->busy |= !quiet(gw);
+}
+
+static int give_turn(struct gateway *gw, void *arg)
+{
+    struct give *g = arg;
+    bool last = gw->number + 1u == loops_count(gw);
+    int next = last ? 0 : gw->number + 1;
+    g->gw = gw;
+    switch (g->step) {
+    case SETTLE:
+        settle(g);
+        note(g);
+        g->step = last ? BEGIN : SETTLE;
+        return next;
+    case BEGIN:
+        if (g->busy && gw->loop.now_ms < gw->leave_until_ms)
+            return MEETING_OVER;
+        g->e = give_begin(g);
+        g->step = g->e || !g->format ? LEAVE : WRITE;
+        return 0;
+    case WRITE:
+        g->e = state_put(g);
+        g->step = g->e ? LEAVE : last ? END : WRITE;
+        return g->e ? 0 : next;
+    case END:
+        g->e = give_end(g);
+        g->step = LEAVE;
+        return 0;
+    default:
+        if (g->e)
+            stay(gw, g->e);
+        else
+            leave(g);
+        return last ? MEETING_OVER : next;
+    }
+}
+
+static void transfer(struct gateway *first)
+{
+    static struct give g; /* one at a time */
+    wheel_cancel(&first->loop.wheel, &first->leave_timer);
+    memset(&g, 0, sizeof(g));
+    buf_init(&g.topics, 4 << 20);
+    buf_init(&g.replay, HANDOVER_RECORD_MAX);
+    buf_init(&g.queue, HANDOVER_RECORD_MAX);
+    buf_init(&g.saved, NET_RECEIVE);
+    loops_meet(first, give_turn, &g);
+    if (g.link)
+        handover_link_free(g.link);
+    buf_done(&g.topics);
+    buf_done(&g.replay);
+    buf_done(&g.queue);
+    buf_done(&g.saved);
+}
+
+bool handover_step(struct gateway *gw)
+{
+    bool met = loops_come(gw);
+    if (gw->leaving && gw->draining) { /* there is nothing to hand over to */
         gw->leaving = false;
-        sys_close(gw->successor);
-    } else if (quiet && !gw->unloaded) {
+        if (!gw->number)
+            sys_close(gw->successor);
+    }
+    if (!gw->leaving || gw->number || (gw->loops && timer_is_set(&gw->leave_timer)))
+        return met;
+    if (quiet(gw) && !gw->topics.n_pending && !gw->unloaded) {
         gw->unloaded = true;
         modules_leave(gw); /* actors' last events, if any: they may store what they know */
-        handover_step(gw);
-    } else if (quiet || late) {
-        transfer(gw);
     }
+    if (quiet(gw) || gw->loop.now_ms >= gw->leave_until_ms)
+        transfer(gw);
+    if (gw->leaving)
+        wheel_set(&gw->loop.wheel, &gw->leave_timer, STEP_MS);
+    return !gw->leaving;
 }

@@ -1,8 +1,14 @@
 /* The new worker's part of a hand-over: takes what the old one gives, and serves when that one has
  * given it up. What comes is checked like a peer's input: the old worker may have been subverted.
+ *
+ * Its loops take in a meeting (loops.h): whoever has the turn reads records until one is another
+ * loop's, whose turn is next. So each makes its own connections and timers, and none serves before
+ * all have theirs.
  */
-#include "app/gateway.h"
+#include <stdlib.h>
+
 #include "app/handover_link.h"
+#include "app/loops.h"
 #include "base/log.h"
 #include "ws/ws_beat.h"
 
@@ -10,14 +16,16 @@ enum { TABLE_MAX = 1024 };   /* rows of the old worker's tables */
 enum { TOPICS_MOST = 1001 }; /* of a connection: as limits.topics allows, and its room's */
 
 struct take {
-    struct gateway *gw;
+    struct gateway *gw; /* whose turn it is */
     struct handover_link *link;
     struct handover_record r;
+    struct handover_hello hello;
+    enum { BEGIN, READ, APPLY, FINISH } step; /* APPLY: r is to be taken by who has the turn */
+    enum err e;
     uint32_t slots;                            /* that a connection's id may name */
     int routes[TABLE_MAX], modules[TABLE_MAX]; /* here, by number there; -1: not here */
     uint32_t n_routes, n_modules, conns, keys, timers, dropped;
     struct buf refused; /* ids of connections that can't go on here */
-    uint64_t generation;
 };
 
 enum err handover_target(const struct config *c, const struct config_route *r, struct buf *out)
@@ -57,6 +65,21 @@ static int module_like(const struct config *c, struct slice name)
     return -1;
 }
 
+/* Where connections are of loops that there are not here. */
+static enum err homes_make(const struct take *t)
+{
+    const struct handover_hello *h = &t->hello;
+    uint32_t here = loops_count(t->gw);
+    uint64_t slots = MAX(h->slots, UINT64_C(1)), turns = (h->loops + here - 1) / here;
+    if (!h->loops || h->loops > THREADS_MAX || slots > t->slots)
+        return ERR_INVALID;
+    if (turns > 1 && slots * turns + t->slots > 1 << 24)
+        return ERR_LIMIT; /* a slot of an id has 24 bits */
+    if (turns > 1)
+        conn_homes = (struct conn_homes){here, (uint32_t)slots, (uint32_t)(slots * turns)};
+    return ERR_NONE;
+}
+
 /* The old worker's tables. *format false: nothing of it can be read. */
 static enum err tables_take(struct take *t, bool *format)
 {
@@ -64,13 +87,13 @@ static enum err tables_take(struct take *t, bool *format)
     enum err e = handover_link_get(t->link, &t->r);
     if (!e && t->r.kind != HANDOVER_hello)
         e = ERR_INVALID;
-    /* Of several loops none knows the others' connections: they are not taken over. */
-    *format = !e && t->r.hello.format == HANDOVER_FORMAT && !t->gw->loops;
+    *format = !e && t->r.hello.format == HANDOVER_FORMAT;
     if (e || !*format)
         return e;
-    t->generation = t->r.hello.generation;
-    t->gw->timers.last_id = t->r.hello.last_timer;
-    t->gw->topics.published = t->r.hello.published;
+    t->hello = t->r.hello;
+    e = homes_make(t);
+    if (e)
+        return e;
     while (!(e = handover_link_get(t->link, &t->r)) && t->r.kind != HANDOVER_end)
         if (t->r.kind == HANDOVER_route && t->n_routes < TABLE_MAX)
             t->routes[t->n_routes++] = route_like(c, &t->r.route);
@@ -231,7 +254,7 @@ static enum err conn_take(struct take *t)
     bool routed = ws && h->route < t->n_routes && t->routes[h->route] >= 0;
     if (fd < 0)
         return ERR_INVALID;
-    if (h->protocol >= PROTOCOL_PROXY || h->id >> 32 >= t->slots || h->saved.n > NET_RECEIVE ||
+    if (h->protocol >= PROTOCOL_PROXY || (h->id >> 32 & 0xffffff) >= t->slots || h->saved.n > NET_RECEIVE ||
         (ws && !routed) || h->begun > h->queue.n) {
         sys_close(fd);
         return ERR_INVALID;
@@ -254,35 +277,32 @@ static enum err conn_take(struct take *t)
                                          : buf_append(&t->refused, slice_of(&id, sizeof(id)));
 }
 
-static enum err state_take(struct take *t)
+/* Whose the record is. All loops' keys are one set. */
+static uint32_t home_of(const struct take *t)
 {
-    enum err e;
-    while (!(e = handover_link_get(t->link, &t->r)) && t->r.kind != HANDOVER_end) {
-        if (t->r.kind == HANDOVER_key)
-            key_take(t);
-        else if (t->r.kind == HANDOVER_timer)
-            timer_take(t);
-        else
-            e = t->r.kind == HANDOVER_conn ? conn_take(t) : ERR_INVALID;
-        if (e)
-            return e;
-    }
-    if (!e && t->r.end.conns != t->conns)
-        e = ERR_INVALID;
-    pool_settle(&t->gw->net.conns, (uint32_t)t->generation);
-    return e;
+    uint64_t id = t->r.kind == HANDOVER_conn    ? t->r.conn.id
+                  : t->r.kind == HANDOVER_timer ? t->r.timer.id
+                                                : 0;
+    return loops_home(t->gw, id);
 }
 
-static enum err take_all(struct take *t)
+static enum err record_take(struct take *t)
 {
-    bool format = false;
-    enum err e = tables_take(t, &format);
-    e = e ? e : verdict_say(t, format);
-    if (e || !format)
-        return e;
-    e = state_take(t);
+    if (t->r.kind == HANDOVER_key)
+        key_take(t);
+    else if (t->r.kind == HANDOVER_timer)
+        timer_take(t);
+    else
+        return t->r.kind == HANDOVER_conn ? conn_take(t) : ERR_INVALID;
+    return ERR_NONE;
+}
+
+static enum err end_take(struct take *t)
+{
+    if (t->r.end.conns != t->conns)
+        return ERR_INVALID;
     t->r.taken = (struct handover_taken){t->conns};
-    e = e ? e : say(t, HANDOVER_taken);
+    enum err e = say(t, HANDOVER_taken);
     if (e)
         return e;
     e = handover_link_get(t->link, &t->r);
@@ -290,9 +310,34 @@ static enum err take_all(struct take *t)
     return e == ERR_SYS || (!e && t->r.kind == HANDOVER_go) ? ERR_NONE : ERR_INVALID;
 }
 
-static void took(struct take *t, uint64_t begin_ns)
+/* While all loops wait, as what they have is the old worker's yet. */
+static _Noreturn void end(enum err e)
+{
+    if (log_begin(LOG_handover_refused)) {
+        log_text("code", slice_str(err_name(e)));
+        log_end();
+    }
+    exit(EXIT_FAILURE);
+}
+
+/* The first loop's: what comes before the records. */
+static void begin(struct take *t)
+{
+    bool format = false;
+    t->e = tables_take(t, &format);
+    t->e = t->e ? t->e : verdict_say(t, format);
+    t->step = t->e || !format ? FINISH : READ;
+}
+
+/* The loop's, when it is this worker that serves. */
+static void finish(struct take *t)
 {
     struct gateway *gw = t->gw;
+    if (t->hello.format != HANDOVER_FORMAT)
+        return;
+    pool_settle(&gw->net.conns, (uint32_t)t->hello.generation);
+    gw->timers.last_id = (uint64_t)gw->number << 56 | (t->hello.last_timer & UINT64_MAX >> 8);
+    gw->topics.published = t->hello.published;
     for (size_t at = 0; at < t->refused.len; at += sizeof(uint64_t)) {
         uint64_t id;
         memcpy(&id, t->refused.p + at, sizeof(id));
@@ -301,6 +346,37 @@ static void took(struct take *t, uint64_t begin_ns)
             ws_conn_close(&gw->ws, c, err_close_code(ERR_HANDOVER),
                           slice_str(err_text(ERR_HANDOVER)), CLOSE_HANDOVER);
     }
+}
+
+static int take_turn(struct gateway *gw, void *arg)
+{
+    struct take *t = arg;
+    t->gw = gw;
+    if (t->step == BEGIN)
+        begin(t);
+    for (; t->step != FINISH && !t->e; t->step = READ) {
+        if (t->step == READ)
+            t->e = handover_link_get(t->link, &t->r);
+        t->step = APPLY;
+        if (!t->e && home_of(t) != gw->number)
+            return (int)home_of(t);
+        if (!t->e && t->r.kind == HANDOVER_end) {
+            t->e = end_take(t);
+            t->step = FINISH;
+            break;
+        }
+        t->e = t->e ? t->e : record_take(t);
+    }
+    if (t->e && !gw->number)
+        end(t->e);
+    if (t->e)
+        return 0;
+    finish(t);
+    return gw->number + 1u == loops_count(gw) ? MEETING_OVER : gw->number + 1;
+}
+
+static void took(const struct take *t, uint64_t begin_ns)
+{
     metrics.handover_connections_total += t->conns;
     metrics.handover_refused_total += t->refused.len / sizeof(uint64_t);
     metrics.handover_dropped_total += t->dropped;
@@ -314,25 +390,22 @@ static void took(struct take *t, uint64_t begin_ns)
     }
 }
 
-enum err handover_take(struct gateway *gw, int fd, uint32_t slots)
+void handover_take(struct gateway *gw, int fd, uint32_t slots)
 {
     uint64_t begin_ns = sys_now_ns();
     struct take *t = mem_alloc(sizeof(*t));
-    if (!t) {
-        sys_close(fd);
-        return ERR_NO_MEMORY;
-    }
+    if (!t || gw->draining) /* other loops may have ended */
+        end(t ? ERR_DRAINING : ERR_NO_MEMORY);
     memset(t, 0, sizeof(*t));
     t->gw = gw;
     t->slots = slots;
     buf_init(&t->refused, UINT32_MAX);
     t->link = handover_link_new(fd);
-    enum err e = t->link ? take_all(t) : ERR_NO_MEMORY;
-    if (!e)
-        took(t, begin_ns);
-    if (t->link)
-        handover_link_free(t->link);
+    if (!t->link)
+        end(ERR_NO_MEMORY);
+    loops_meet(gw, take_turn, t);
+    took(t, begin_ns);
+    handover_link_free(t->link);
     buf_done(&t->refused);
     mem_free(t, sizeof(*t));
-    return e;
 }

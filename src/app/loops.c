@@ -20,6 +20,15 @@ struct loops {
     struct epochs epochs;
     struct presence presence;
     _Atomic uint32_t undrained;
+    struct {
+        _Atomic bool called;
+        pthread_mutex_t lock; /* of the rest, and held in a turn */
+        pthread_cond_t change;
+        uint32_t came, left;
+        int next; /* whose turn it is */
+        int (*turn)(struct gateway *gw, void *arg);
+        void *arg;
+    } meeting;
 };
 
 static struct loops loops; /* of the process; untouched where there is one loop */
@@ -114,7 +123,8 @@ static struct word *word_new(uint32_t to, const struct effect *e, uint32_t modul
 
 bool loops_foreign(const struct gateway *gw, uint64_t id)
 {
-    return gw->loops && id >> 56 != gw->number && id >> 56 < gw->loops->n;
+    uint32_t named = conn_homes.loops * (conn_homes.end / conn_homes.stride); /* loops, by ids */
+    return gw->loops && id >> 56 < MAX(named, gw->loops->n) && loops_home(gw, id) != gw->number;
 }
 
 bool loops_room(const struct gateway *gw, uint64_t bytes)
@@ -130,7 +140,7 @@ bool loops_room(const struct gateway *gw, uint64_t bytes)
 enum err loops_effect(struct event *ev, const struct effect *e)
 {
     bool topic = e->kind == EFFECT_SUBSCRIBE || e->kind == EFFECT_UNSUBSCRIBE;
-    struct word *w = word_new((uint32_t)(e->conn >> 56), e, ev->call.module->number,
+    struct word *w = word_new(loops_home(ev->gw, e->conn), e, ev->call.module->number,
                               topic ? event_space(ev) : SLICE_NONE, effects_key(&ev->fx, e),
                               effects_bytes(&ev->fx, e), SLICE_NONE);
     if (!w)
@@ -191,6 +201,13 @@ static enum err word_apply(struct gateway *gw, const struct word *w)
     return ERR_NONE;
 }
 
+static void word_take(struct gateway *gw, struct word *w)
+{
+    enum err e = word_apply(gw, w);
+    metrics.errors_total[e] += e != ERR_NONE;
+    mem_free(w, sizeof(*w) + w->n);
+}
+
 /* Each word may bring a message for a large topic: it stays where it is until that has room. */
 static void words_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
 {
@@ -208,11 +225,97 @@ static void words_ready(void *arg, uint32_t slot, uint32_t generation, uint32_t 
             (gw->number ? e->visit : e->home)(gw, e);
             continue;
         }
-        enum err e = word_apply(gw, w);
-        metrics.errors_total[e] += e != ERR_NONE;
-        mem_free(w, sizeof(*w) + w->n);
+        word_take(gw, w);
     }
     queue_again(q);
+}
+
+/* ---- a meeting ---- */
+
+enum { MEETING_BEGINS = -2 }; /* not all have come */
+
+static void meet(struct gateway *gw)
+{
+    struct loops *l = gw->loops;
+    pthread_mutex_lock(&l->meeting.lock);
+    if (++l->meeting.came == l->n) {
+        atomic_store(&l->meeting.called, false);
+        l->meeting.next = 0;
+        pthread_cond_broadcast(&l->meeting.change);
+    }
+    while (l->meeting.next != MEETING_OVER)
+        if (l->meeting.next == gw->number) {
+            l->meeting.next = l->meeting.turn(gw, l->meeting.arg);
+            pthread_cond_broadcast(&l->meeting.change);
+        } else {
+            pthread_cond_wait(&l->meeting.change, &l->meeting.lock);
+        }
+    if (++l->meeting.left == l->n)
+        pthread_cond_broadcast(&l->meeting.change);
+    while (!gw->number && l->meeting.left < l->n)
+        pthread_cond_wait(&l->meeting.change, &l->meeting.lock);
+    pthread_mutex_unlock(&l->meeting.lock);
+}
+
+void loops_meet(struct gateway *first, int (*turn)(struct gateway *gw, void *arg), void *arg)
+{
+    struct loops *l = first->loops;
+    if (!l) {
+        while (turn(first, arg) != MEETING_OVER)
+            ;
+        return;
+    }
+    l->meeting.came = l->meeting.left = 0; /* nobody is there yet, nor any more */
+    l->meeting.next = MEETING_BEGINS;
+    l->meeting.turn = turn;
+    l->meeting.arg = arg;
+    atomic_store(&l->meeting.called, true);
+    for (uint32_t i = 1; i < l->n; i++)
+        queue_again(&l->at[i].queue);
+    meet(first);
+}
+
+bool loops_come(struct gateway *gw)
+{
+    if (!gw->number || !atomic_load(&gw->loops->meeting.called))
+        return false;
+    meet(gw);
+    return true;
+}
+
+/* Those in another loop's outbox come behind what it has posted. */
+static void outbox_settle(struct gateway *gw, struct gateway *other)
+{
+    struct word **at = &other->outbox;
+    for (struct word *w; (w = *at) != NULL;)
+        if (w->to == gw->number && w->kind != WORD_ERRAND) {
+            *at = w->next;
+            word_take(gw, w);
+        } else {
+            at = &w->next;
+        }
+    other->outbox_end = at;
+}
+
+void loops_settle(struct gateway *gw)
+{
+    struct word *errands = NULL, *w;
+    if (!gw->loops)
+        return;
+    struct queue *q = &gw->loops->at[gw->number].queue;
+    while ((w = queue_take(q)) != NULL) {
+        queue_taken(q, MIN(w->n, q->bytes_max));
+        if (w->kind == WORD_ERRAND) {
+            w->next = errands;
+            errands = w;
+        } else {
+            word_take(gw, w);
+        }
+    }
+    for (uint32_t i = 0; i < gw->loops->n; i++)
+        outbox_settle(gw, gw->loops->at[i].gateway);
+    for (; (w = errands) != NULL; tell(gw, w))
+        errands = w->next;
 }
 
 /* ---- errands ---- */
@@ -378,6 +481,8 @@ enum err loops_init(struct gateway *first, struct slice yaml)
     presence_init(&loops.presence, &loops.epochs);
     pthread_barrier_init(&loops.ready, NULL, n);
     pthread_barrier_init(&loops.go, NULL, n);
+    pthread_mutex_init(&loops.meeting.lock, NULL);
+    pthread_cond_init(&loops.meeting.change, NULL);
     for (uint32_t i = 0; i < n && !e; i++)
         e = loop_make(first, yaml, i);
     return e;

@@ -5,6 +5,8 @@
  *   word     an effect for a connection, timer or topic of that loop; it takes and frees it
  *   errand   goes from the first loop to each in turn and home again; whose turn it is owns it.
  *            So the admin listener sums, and modules are swapped: in all loops, or in none.
+ *   meeting  all loops stop between two iterations and take turns: so all is handed over to another
+ *            worker, or taken over from one, as if there were one loop
  *
  * With one loop there is no queue and no thread, and an errand is a call. Shared beside queues are
  * keys and values (a lock a module), how many connections each loop has, and which loops are in a
@@ -57,8 +59,12 @@ void loops_drain(struct gateway *first);                  /* gateway_drain in al
 /* Of a drain: this loop has nothing left. true: no other has. */
 bool loops_drained(struct gateway *gw);
 
-/* Whether another loop than this one gave out the id of a connection or timer. */
-bool loops_foreign(const struct gateway *gw, uint64_t id);
+/* The loop whose the id of a connection or timer is: it gave it out, or took it over. */
+static inline uint32_t loops_home(const struct gateway *gw, uint64_t id)
+{
+    return (uint32_t)(id >> 56) % loops_count(gw);
+}
+bool loops_foreign(const struct gateway *gw, uint64_t id); /* another one's than this */
 /* Whether other loops' queues have room for a word of that size: past that, guests are told the
  * limit and input waits. */
 bool loops_room(const struct gateway *gw, uint64_t bytes);
@@ -67,6 +73,17 @@ enum err loops_effect(struct event *ev, const struct effect *e) MUST_USE;
 /* To this loop's members of a topic and all others'. */
 enum err loops_publish(struct gateway *gw, struct slice space, struct slice name, uint64_t except,
                        struct slice head, struct slice data) MUST_USE;
+
+enum { MEETING_OVER = -1 };
+/* Called by the first loop, and returns when all have gone on. turn: of one loop at a time, in its
+ * own thread, while the others wait; the first one's is first. It returns whose is next, or
+ * MEETING_OVER. */
+void loops_meet(struct gateway *first, int (*turn)(struct gateway *gw, void *arg), void *arg);
+/* Of another loop, in each of its iterations: goes where it is called to. true: it was there. */
+bool loops_come(struct gateway *gw);
+/* In a turn: this loop takes all words that others have for it. With all loops' turns none is left,
+ * as taking a word makes no other; errands go on afterwards. */
+void loops_settle(struct gateway *gw);
 
 void errand_start(struct gateway *first, struct errand *e);
 void errand_next(struct gateway *gw, struct errand *e);

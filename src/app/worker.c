@@ -130,14 +130,8 @@ static bool prepare(struct gateway *gw, bool *stop)
 /* The old worker's connections are taken, or there is none: now it is this one's turn. */
 static void succeed(struct gateway *gw, int fd, uint32_t slots)
 {
-    enum err e = fd < 0 ? ERR_NONE : handover_take(gw, fd, slots);
-    if (e) {
-        if (log_begin(LOG_handover_refused)) {
-            log_text("code", slice_str(err_name(e)));
-            log_end();
-        }
-        exit(EXIT_FAILURE);
-    }
+    if (fd >= 0)
+        handover_take(gw, fd, slots);
     for (uint32_t i = 0; i < loops_count(gw); i++)
         gateway_serve(loops_at(gw, i));
     control_send(SYS_CONTROL_FD, CONTROL_TAKEN, 0, "", -1);

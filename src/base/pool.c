@@ -73,6 +73,7 @@ void *pool_alloc(struct pool *p)
             return NULL;
         index = p->count++;
         s = slot_at(p, index);
+        s->generation = p->settled;
     }
     memset(s + 1, 0, p->item_size - sizeof(*s));
     s->generation++;
@@ -113,22 +114,22 @@ void *pool_adopt(struct pool *p, uint32_t index, uint32_t generation)
 void pool_settle(struct pool *p, uint32_t generation)
 {
     p->free_head = NO_SLOT;
+    p->settled = generation & ~UINT32_C(1);
     for (uint32_t i = p->count; i-- > 0;) {
         struct pool_slot *s = slot_at(p, i);
         if (s->generation & 1)
             continue;
-        *s = (struct pool_slot){generation & ~UINT32_C(1), p->free_head};
+        *s = (struct pool_slot){p->settled, p->free_head};
         p->free_head = i;
     }
 }
 
 uint32_t pool_generation(const struct pool *p)
 {
-    uint32_t most = 0;
+    uint32_t most = p->settled;
     for (uint32_t i = 0; i < p->count; i++)
-        if (!(slot_at(p, i)->generation & 1))
-            most = MAX(most, slot_at(p, i)->generation);
-    return most;
+        most = MAX(most, slot_at(p, i)->generation + 1);
+    return most & ~UINT32_C(1);
 }
 
 void *pool_at(const struct pool *p, uint32_t index)

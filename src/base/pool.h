@@ -14,6 +14,7 @@ struct pool_slot {
 struct pool {
     uint8_t **chunks;
     uint32_t item_size, max, count, free_head, in_use;
+    uint32_t settled; /* generation that slots which are used first begin behind; even */
 };
 
 enum { POOL_CHUNK = 256 }; /* objects a chunk */
@@ -24,11 +25,11 @@ void *pool_alloc(struct pool *p) MUST_USE; /* zeroed behind its slot; NULL past 
 void pool_free(struct pool *p, void *item);
 /* Objects of another process that come here with their handles, before any pool_alloc: each gets
  * that very slot. NULL: it is taken, or no handle, or there is no memory. When all are there,
- * pool_settle makes the other slots free; their handles begin behind `generation`, which is the
- * other's pool_generation. */
+ * pool_settle makes the other slots free; their handles, and those of slots that are used first
+ * later, begin behind `generation`, which is the other's pool_generation. */
 void *pool_adopt(struct pool *p, uint32_t index, uint32_t generation) MUST_USE;
 void pool_settle(struct pool *p, uint32_t generation);
-uint32_t pool_generation(const struct pool *p);      /* the highest of a slot that is free */
+uint32_t pool_generation(const struct pool *p);      /* even; no slot's was ever beyond it */
 void *pool_at(const struct pool *p, uint32_t index); /* NULL where it is not in use */
 uint64_t pool_bytes(void);                           /* held by all pools */
 

@@ -8,6 +8,8 @@
 
 #define NO_CONN UINT32_MAX
 
+struct conn_homes conn_homes = {1, UINT32_MAX, UINT32_MAX};
+
 static uint64_t poll_data(const struct conn *c)
 {
     return loop_data(LOOP_CONN, c->slot.index, c->slot.generation);
@@ -168,7 +170,7 @@ void conn_close(struct net *net, struct conn *c, enum close_reason reason)
 struct conn *conn_adopt(struct net *net, int fd, uint8_t protocol, uint64_t id,
                         const struct conn_rest *rest)
 {
-    struct conn *c = id >> 56 ? NULL : pool_adopt(&net->conns, (uint32_t)(id >> 32), (uint32_t)id);
+    struct conn *c = pool_adopt(&net->conns, conn_index(id), (uint32_t)id);
     if (!begin(c, fd, protocol))
         return NULL;
     /* What is there to read already is told as soon as the poller has it. */

@@ -198,16 +198,43 @@ static inline bool conn_progressed(struct conn *c)
     return progressed;
 }
 
-/* {loop 8, slot 24, generation 32}; never 0. A connection is its own loop's alone. */
+/* An id is {loop 8, slot 24, generation 32}, never 0, and stays a connection's where that goes over
+ * to another process. Where that has fewer loops than ids name, connections of loop l are those of
+ * loop l % loops there, and their slots are the pool's stride * (l / loops) + slot: what is below
+ * `stride` or not below `end` are the loop's own. Set before there is any connection, for all
+ * loops of the process. */
+struct conn_homes {
+    uint32_t loops, stride, end; /* end: a multiple of stride */
+};
+extern struct conn_homes conn_homes; /* at first, ids name no loop that there is not */
+
 static inline uint64_t conn_id(const struct conn *c)
 {
-    return (uint64_t)thread_number << 56 | (uint64_t)c->slot.index << 32 | c->slot.generation;
+    uint32_t loop = thread_number, slot = c->slot.index;
+    if (UNLIKELY(slot >= conn_homes.end)) {
+        slot -= conn_homes.end - conn_homes.stride;
+    } else if (UNLIKELY(slot >= conn_homes.stride)) {
+        loop += slot / conn_homes.stride * conn_homes.loops;
+        slot %= conn_homes.stride;
+    }
+    return (uint64_t)loop << 56 | (uint64_t)slot << 32 | c->slot.generation;
+}
+
+/* Where it is in the pool of this loop; UINT32_MAX: it can't be there. */
+static inline uint32_t conn_index(uint64_t id)
+{
+    uint32_t loop = (uint32_t)(id >> 56), slot = (uint32_t)(id >> 32) & 0xffffff;
+    const struct conn_homes *h = &conn_homes;
+    if (LIKELY(loop == thread_number))
+        return slot < h->stride ? slot : slot + (h->end - h->stride);
+    uint64_t before = (uint64_t)(loop / h->loops) * h->stride;
+    bool here = loop % h->loops == thread_number && slot < h->stride && before < h->end;
+    return here ? (uint32_t)before + slot : UINT32_MAX;
 }
 
 static inline struct conn *conn_get(const struct net *net, uint64_t id) /* NULL: gone */
 {
-    uint32_t slot = (uint32_t)(id >> 32) & 0xffffff;
-    struct conn *c = id >> 56 == thread_number ? pool_get(&net->conns, slot, (uint32_t)id) : NULL;
+    struct conn *c = pool_get(&net->conns, conn_index(id), (uint32_t)id);
     return c && c->state == CONN_OPEN ? c : NULL;
 }
 
