@@ -102,7 +102,8 @@ struct gateway {
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
     bool leaving, unloaded, handed; /* see handover_give.c; its actors were told; it is done */
-    int successor;                  /* the first loop's: the way to the next worker, while leaving */
+    bool met;                       /* the first loop's: all know that they leave */
+    int successor; /* the first loop's: the way to the next worker, while leaving */
     uint64_t leave_until_ms;
     struct timer leave_timer;
     uint64_t trimmed_ms;

@@ -299,6 +299,7 @@ void handover_give(struct gateway *gw, int fd)
         return;
     }
     gw->leaving = true;
+    gw->met = !gw->loops;
     gw->successor = fd;
     gw->leave_until_ms = gw->loop.now_ms + HANDOVER_EVENTS_MS;
     gw->leave_timer.kind = LOOP_HANDOVER;
@@ -453,6 +454,7 @@ static void transfer(struct gateway *first)
 {
     static struct give g; /* one at a time */
     wheel_cancel(&first->loop.wheel, &first->leave_timer);
+    first->met = true;
     memset(&g, 0, sizeof(g));
     buf_init(&g.topics, 4 << 20);
     buf_init(&g.replay, HANDOVER_RECORD_MAX);
@@ -481,7 +483,7 @@ bool handover_step(struct gateway *gw)
         gw->unloaded = true;
         modules_leave(gw); /* actors' last events, if any: they may store what they know */
     }
-    if (quiet(gw) || gw->loop.now_ms >= gw->leave_until_ms)
+    if (quiet(gw) || !gw->met || gw->loop.now_ms >= gw->leave_until_ms)
         transfer(gw);
     if (gw->leaving)
         wheel_set(&gw->loop.wheel, &gw->leave_timer, STEP_MS);

@@ -254,8 +254,8 @@ static enum err conn_take(struct take *t)
     bool routed = ws && h->route < t->n_routes && t->routes[h->route] >= 0;
     if (fd < 0)
         return ERR_INVALID;
-    if (h->protocol >= PROTOCOL_PROXY || (h->id >> 32 & 0xffffff) >= t->slots || h->saved.n > NET_RECEIVE ||
-        (ws && !routed) || h->begun > h->queue.n) {
+    if (h->protocol >= PROTOCOL_PROXY || (h->id >> 32 & 0xffffff) >= t->slots ||
+        h->saved.n > NET_RECEIVE || (ws && !routed) || h->begun > h->queue.n) {
         sys_close(fd);
         return ERR_INVALID;
     }

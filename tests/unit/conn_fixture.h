@@ -179,7 +179,7 @@ static int teardown(void **state)
 {
     (void)state;
     proto.on_closed = NULL;
-    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+    for (uint32_t i = 0; i < net.conns.count; i++) {
         struct conn *conn = pool_at(&net.conns, i);
         while (conn && conn->holds)
             conn_release(&net, conn);

@@ -482,9 +482,52 @@ static void a_connection_is_given_up_and_taken_over(void **state)
     assert_string_equal(proto.seen, "saved unread and more");
 }
 
+/* Of loops 1, 3 and 5 where there are loops 0 and 1 now, and of loop 1 itself. */
+static void ids_stay_where_there_are_fewer_loops(void **state)
+{
+    (void)state;
+    static const uint64_t ids[] = {1ull << 56 | 1ull << 32 | 7, 3ull << 56 | 1ull << 32 | 7,
+                                   5ull << 56 | 3ull << 32 | 9, 3ull << 56 | 5,
+                                   1ull << 56 | 4ull << 32 | 3};
+    const struct conn_rest none = {.begun = 0};
+    struct conn *conns[ARRAY_LEN(ids)];
+    int fd = dup(c->fd);
+    conn_give_up(&net, c);
+    run(3);
+    pool_done(&net.conns);
+    thread_number = 1;
+    conn_homes = (struct conn_homes){2, 4, 12};
+    for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+        conns[i] = conn_adopt(&net, dup(fd), 1, ids[i], &none);
+        assert_non_null(conns[i]);
+        assert_true(conn_id(conns[i]) == ids[i]);
+        for (size_t j = 0; j <= i; j++)
+            assert_ptr_equal(conn_get(&net, ids[j]), conns[j]);
+        assert_null(conn_adopt(&net, dup(fd), 1, ids[i], &none));
+    }
+    static const uint64_t others[] = {
+        1ull << 32 | 7 /* of loop 0 */, 2ull << 56 | 1ull << 32 | 7, 7ull << 56 | 1ull << 32 | 7,
+        3ull << 56 | 4ull << 32 | 7 /* beyond its slots */, 255ull << 56 | 1ull << 32 | 7};
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+        assert_null(conn_get(&net, others[i]));
+        assert_null(conn_adopt(&net, dup(fd), 1, others[i], &none));
+    }
+    pool_settle(&net.conns, 20);
+    for (uint32_t i = 0; i < CONNECTIONS - ARRAY_LEN(ids); i++) {
+        struct conn *more = conn_open(&net, dup(fd), 1);
+        assert_non_null(more);
+        assert_true(conn_id(more) % (1ull << 32) == 21 && conn_get(&net, conn_id(more)) == more);
+    }
+    thread_number = 0;
+    conn_homes = (struct conn_homes){1, UINT32_MAX, UINT32_MAX};
+    close(fd);
+    c = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        CONN_TEST(ids_stay_where_there_are_fewer_loops),
         CONN_TEST(a_slow_reader_gets_every_byte_in_order),
         CONN_TEST(a_peer_that_does_not_read_is_closed_at_the_bound),
         CONN_TEST(ids_of_closed_connections_resolve_to_null),

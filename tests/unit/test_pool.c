@@ -221,6 +221,21 @@ static void handles_of_another_process_are_taken_over(void **state)
     pool_done(&p);
 }
 
+static void handles_are_new_where_nothing_was_handed_over(void **state)
+{
+    (void)state;
+    struct pool old, p;
+    pool_init(&old, sizeof(struct item), 10);
+    pool_init(&p, sizeof(struct item), 10);
+    pool_free(&old, pool_alloc(&old));
+    struct item *stays = pool_alloc(&old); /* what is in use there counts too */
+    pool_settle(&p, pool_generation(&old));
+    assert_true(((struct item *)pool_alloc(&p))->slot.generation > stays->slot.generation);
+    assert_true(pool_generation(&p) > pool_generation(&old));
+    pool_done(&old);
+    pool_done(&p);
+}
+
 static void what_is_held_is_counted(void **state)
 {
     (void)state;
@@ -252,6 +267,7 @@ int main(void)
         cmocka_unit_test(items_stay_where_they_are_while_it_grows),
         cmocka_unit_test(a_model_agrees_over_random_use),
         cmocka_unit_test(handles_of_another_process_are_taken_over),
+        cmocka_unit_test(handles_are_new_where_nothing_was_handed_over),
         cmocka_unit_test(what_is_held_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
