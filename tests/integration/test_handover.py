@@ -680,26 +680,6 @@ def test_added_modules_and_compression_live_on(installed):
     w.signalled = False
 
 
-def test_several_loops_hand_over_their_listeners(gate):
-    """No connection goes over to or from several loops: sockets are closed with 1012, and the new worker serves at once."""
-    with gate.ws("/e") as one:
-        for loops in (2, 2, 1):
-            change(gate, workers=loops, drain="1s")
-            before = worker(gate)
-            gate.signal(signal.SIGHUP)
-            done = len(gate.logs("handover_done"))
-            wait_for("another worker serves", lambda: len(gate.logs("handover_done")) > done or worker(gate) != before, 10)
-            one.close_frame(1012)
-            one.send(close(1012))
-            one.closed()
-            one = gate.ws("/e")
-            assert ask(one, b"x") == b"x"
-            wait_for("the old one has ended", lambda: proc_state(before) in ("", "Z", "X"))
-            change(gate, limits={"message": f"{100 + loops + done}KiB"})
-        one.close()
-    gate.signalled = False
-
-
 def test_suspects_stay_suspect(start):
     """A ping that was answered late is asked for again, and no time counts twice."""
     w = start({"heartbeat": {"interval": "300ms", "timeout": "200ms", "evict": "10s"},
