@@ -505,6 +505,7 @@ bool loops_start(struct gateway *first)
 {
     if (!first->loops)
         return true;
+    sys_fd_room((uint32_t)MIN(first->config.limits.connections, UINT64_C(1) << 20));
     for (uint32_t i = 1; i < loops.n; i++)
         if (pthread_create(&loops.at[i].thread, NULL, thread_main, loops.at[i].gateway))
             return false;

@@ -298,6 +298,12 @@ uint32_t sys_fd_limit(void)
     return r.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)r.rlim_cur;
 }
 
+void sys_fd_room(uint32_t n)
+{
+    n = MIN(n, sys_fd_limit());
+    sys_close(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, (int)(n ? n - 1 : 0)));
+}
+
 static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
