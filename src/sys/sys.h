@@ -55,8 +55,8 @@ int sys_wake_open(void); /* readable once sys_wake was called, from any thread *
 void sys_wake(int fd);
 int sys_reserve_open(void);  /* a descriptor kept only to be given up when they run out */
 uint32_t sys_fd_limit(void); /* raises the soft limit to the hard one, returns it */
-/* Makes room for n descriptors, before there are threads: in a process that has some, each time that
- * the kernel doubles its table it waits for all processors (expand_fdtable), 10 ms and more. */
+/* Makes room for n descriptors, before there are threads: in a process that has some, the kernel
+ * waits for all processors each time that its table grows (expand_fdtable), for 10 ms and more. */
 void sys_fd_room(uint32_t n);
 
 /* Time and entropy. */

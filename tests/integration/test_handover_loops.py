@@ -9,10 +9,10 @@ import pytest
 
 import test_handover as one
 from test_handover import (ask, change, reload, say, worker,  # noqa: F401
-                           test_a_new_worker_that_fails, test_events_that_run_longer_run_again, test_halves_of_messages_and_frames,
+                           test_a_new_worker_that_fails, test_halves_of_messages_and_frames,
                            test_keep_alive_goes_on, test_queued_output, test_routes, test_stop_in_the_midst,
                            test_the_old_worker_dies_as_it_hands_over)
-from weir import BINARY, close, frame, wait_for
+from weir import BINARY, close, frame, rounds, wait_for
 
 # As test_handover's, but "t" takes a number behind the time, under which on_timer counts; "k" reads a key of one byte, and on_ws_close
 # counts under the id.
@@ -176,6 +176,32 @@ def test_traffic_across_loops(start, tmp_path, loops):
     assert not wrong, wrong[:3]
     assert w.metric("websockets_active") == len(pairs.all) + len(members.all)
     pairs.close(), members.close()
+
+
+@pytest.mark.parametrize("to", [2, 1])
+def test_events_that_run_longer_run_again_in_any_loop(start, tmp_path, to):
+    """Whichever loop they run in: one answer each, and in order."""
+    (tmp_path / "slow.wat").write_text(one.SLOW % rounds(400_000_000))
+    w = start({"workers": 2, "limits": {"guests": 15},
+               "modules": {"slow": {"path": str(tmp_path / "slow.wat"), "limits": {"deadline": "5s", "timeout": "15s"}}},
+               "routes": [{"path": "/s", "websocket": {"module": "slow"}}]})
+    sockets, loops = [], set()
+    while len(loops) < 2:
+        sockets.append(w.ws("/s"))
+        listed = json.loads(w.get("/api/v1/connections", admin=True).body)["connections"]
+        loops = {c["id"][:2] for c in listed if c["protocol"] == "websocket"}
+    both = sockets[0], sockets[-1]
+    for ws in both:
+        say(ws, b"")
+    wait_for("they run", lambda: int(w.metric("guests_running")) == 2)
+    for ws in both:
+        say(ws, b"")
+    change(w, workers=to)
+    reload(w)
+    for ws in both:
+        assert [ws.message()[1] for _ in range(2)] == [b"1\0\0"] * 2
+    for ws in sockets:  # and no more than that
+        ws.send(close(1000)), ws.close_frame(1000), ws.closed()
 
 
 def test_those_that_close_meanwhile(start, tmp_path):
