@@ -40,8 +40,7 @@ struct metrics_ask {
     struct metrics_module modules[]; /* gw.states_max */
 };
 
-/* Of media types in an Accept field (RFC 9110 12.5.1): the weight of one, in thousandths. */
-static unsigned accept_weight(struct slice accept, struct slice type)
+unsigned admin_weight(struct slice accept, struct slice type)
 {
     unsigned weight = 0;
     for (size_t at = 0; at < accept.n;) {
@@ -69,14 +68,12 @@ static unsigned accept_weight(struct slice accept, struct slice type)
 static bool wants_openmetrics(const struct http_exchange *ex)
 {
     struct slice accept = http_exchange_field(ex, SLICE("accept"));
-    unsigned w = accept_weight(accept, SLICE("application/openmetrics-text"));
-    return w && w >= accept_weight(accept, SLICE("text/plain"));
+    unsigned w = admin_weight(accept, SLICE("application/openmetrics-text"));
+    return w && w >= admin_weight(accept, SLICE("text/plain"));
 }
 
-static void metrics_visit(struct gateway *gw, struct errand *e)
+void admin_count(const struct gateway *gw, struct metrics *sum, struct metrics_module *modules)
 {
-    struct metrics *sum = &CONTAINER_OF(e, struct metrics_ask, ask.errand)->sum;
-    struct metrics_module *modules = CONTAINER_OF(sum, struct metrics_ask, sum)->modules;
     metrics_add(sum);
     for (uint32_t i = 0; i < gw->config.n_modules && i < gw->states_max; i++) {
         if (!gw->number && gw->states[i].code)
@@ -84,6 +81,12 @@ static void metrics_visit(struct gateway *gw, struct errand *e)
         metrics_module_add(&modules[i], &gw->states[i].counts);
     }
     sum->topics_active = topics_count(&gw->topics); /* of all loops already */
+}
+
+static void metrics_visit(struct gateway *gw, struct errand *e)
+{
+    struct metrics_ask *a = CONTAINER_OF(e, struct metrics_ask, ask.errand);
+    admin_count(gw, &a->sum, a->modules);
     errand_next(gw, e);
 }
 
@@ -224,7 +227,7 @@ static bool token_right(const struct http_exchange *ex, struct slice token)
 }
 
 /* Without a token, whoever is on this machine may ask, but no page of another site. With one,
- * /api asks for it; on an address that others reach, so does all but health. */
+ * /api asks for it; on an address that others reach, so does all but health and the page. */
 static enum err access_check(const struct gateway *gw, const struct http_exchange *ex, bool api,
                              bool health)
 {
@@ -261,7 +264,7 @@ static const struct route {
 static bool path_is(struct slice path, const char *pattern, struct slice *name)
 {
     size_t n = strcspn(pattern, "*");
-    bool one = pattern[n] == '*', under = !one && pattern[n - 1] == '/';
+    bool one = pattern[n] == '*', under = !one && n > 1 && pattern[n - 1] == '/';
     struct slice end = slice_str(pattern + n + one);
     if (path.n < n + end.n || memcmp(path.p, pattern, n) != 0 ||
         memcmp(path.p + path.n - end.n, end.p, end.n) != 0)
@@ -365,12 +368,17 @@ static int put(const char *text, size_t n, void *out)
     return buf_append(out, slice_of(text, n)) ? -1 : 0;
 }
 
-/* Takes doc. */
-static enum err dump(json_t *doc, struct buf *out)
+enum err admin_dump(json_t *doc, struct buf *out)
 {
-    bool ok = doc && json_dump_callback(doc, put, out, JSON_COMPACT) == 0 && !put("\n", 1, out);
+    bool ok = doc && json_dump_callback(doc, put, out, JSON_COMPACT) == 0;
     json_decref(doc);
     return ok ? ERR_NONE : ERR_NO_MEMORY;
+}
+
+static enum err dump(json_t *doc, struct buf *out)
+{
+    enum err e = admin_dump(doc, out);
+    return e ? e : buf_append(out, SLICE("\n"));
 }
 
 void admin_json(struct gateway *gw, struct conn *c, json_t *doc)

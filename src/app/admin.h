@@ -21,6 +21,10 @@ struct admin_call {
 #include "tbl/admin.def"
 #undef ROUTE
 
+/* Adds this loop's; sum.topics_active and names of modules are the first one's. */
+void admin_count(const struct gateway *gw, struct metrics *sum, struct metrics_module *modules);
+/* Of what an Accept field lists (RFC 9110 12.5): the weight of one, in thousandths. */
+unsigned admin_weight(struct slice accept, struct slice type);
 struct slice admin_query(const struct admin_call *a);
 /* A 200 with the body, or the error. */
 void admin_respond(struct gateway *gw, struct conn *c, enum err e, struct slice type,
@@ -30,7 +34,14 @@ void admin_json(struct gateway *gw, struct conn *c, json_t *doc); /* a 200; take
 void admin_end(struct gateway *gw, struct ask *ask, enum err e, struct slice type,
                struct slice body);
 void admin_end_json(struct gateway *gw, struct ask *ask, enum err e, json_t *doc);
-json_t *admin_hex(uint64_t v); /* an id; 0: null */
+json_t *admin_hex(uint64_t v);                              /* an id; 0: null */
+enum err admin_dump(json_t *doc, struct buf *out) MUST_USE; /* appends it; takes doc */
+
+json_t *conns_api_one(struct gateway *gw, const struct conn *c); /* as it is listed */
+/* The log's lines since `from` as server-sent events; *at: what to ask for next. */
+enum err log_api_put(uint64_t from, struct buf *out, uint64_t *at) MUST_USE;
+/* Where the caller is: "after=N", or what a browser says of the last event it got; or 0. */
+enum err log_api_place(struct admin_call *call, uint64_t *out) MUST_USE;
 
 /* Of a list that is made in all loops, one after the other, until it is full. The first byte of a
  * cursor is the loop in which the next page begins, as an id's is. */

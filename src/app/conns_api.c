@@ -55,7 +55,7 @@ static void put_websocket(struct gateway *gw, json_t *o, const struct conn *c)
     flag(o, "compressed", c->flags & WS_DEFLATE);
 }
 
-static json_t *conn_put(struct gateway *gw, const struct conn *c)
+json_t *conns_api_one(struct gateway *gw, const struct conn *c)
 {
     static const char *const names[] = {[PROTOCOL_HTTP] = "http",
                                         [PROTOCOL_WS] = "websocket",
@@ -95,7 +95,7 @@ static void list_visit(struct gateway *gw, struct errand *errand)
             page->next = (uint64_t)gw->number << 56 | slot;
             break;
         }
-        json_array_append_new(page->list, conn_put(gw, c));
+        json_array_append_new(page->list, conns_api_one(gw, c));
     }
     errand_next(gw, errand);
 }

@@ -604,6 +604,7 @@ void gateway_drain(struct gateway *gw)
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
             end_idle(gw, c);
     }
+    watch_end(gw);
     gw->drain_timer.kind = LOOP_DRAIN;
     wheel_set(&gw->loop.wheel, &gw->drain_timer, 1);
 }

@@ -11,6 +11,7 @@
  *   topics_api.c   what it says about topics, and publishes
  *   conns_api.c, log_api.c  connections, and the log
  *   pprof_api.c  profiles
+ *   page.c       the live page, and the stream that feeds it
  *   access.c     addresses, their limits, tokens
  *   loops.c      several of them, each on its thread: what they share and tell one another
  *   modules.c    versions of modules: loading, swapping, unloading
@@ -89,6 +90,7 @@ struct gateway {
     struct list replaced; /* versions that are to be unloaded */
     struct list jobs;     /* changes of modules that were asked for; the first one runs */
     uint32_t n_jobs;
+    struct watch *watch; /* of page.c; NULL: nobody watches */
     struct peers peers;
     struct proxied **proxied; /* by slots, in chunks; NULL: no listener speaks PROXY */
     uint32_t n_proxied;       /* chunks */
@@ -323,6 +325,9 @@ void modules_stay(struct gateway *gw);  /* they begin anew */
 
 /* modules_api.c */
 void modules_answer(struct gateway *gw, const struct control *m); /* the supervisor's */
+
+/* page.c: those who follow the stream are sent off. */
+void watch_end(struct gateway *gw);
 
 void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex);
 

@@ -44,43 +44,48 @@ static bool place_read(struct slice text, uint64_t *out)
     return text.n > 0;
 }
 
-/* Where the caller is: "after=N", or what a browser says of the last event it got. */
-static bool place_of(const struct admin_call *call, uint64_t *out)
+enum err log_api_place(struct admin_call *call, uint64_t *out)
 {
     struct slice query = admin_query(call), key = SLICE("after=");
     struct slice last = http_exchange_field(call->ex, SLICE("last-event-id"));
+    bool after = slice_begins(query, key);
     *out = 0;
-    if (last.n)
-        return place_read(last, out);
-    return !query.n || (slice_begins(query, key) &&
-                        place_read(slice_of(query.p + key.n, query.n - key.n), out));
+    if (last.n ? place_read(last, out)
+               : !query.n || (after && place_read(slice_of(query.p + key.n, query.n - key.n), out)))
+        return ERR_NONE;
+    call->detail = "the query is after=, the id of an event, or nothing";
+    return ERR_INVALID;
+}
+
+enum err log_api_put(uint64_t from, struct buf *out, uint64_t *at)
+{
+    struct buf lines;
+    buf_init(&lines, LOG_RECENT);
+    enum err e = log_recent(from, &lines, at);
+    if (from && *at != from && !e)
+        e = buf_append(out, SLICE("event: missed\ndata: {}\n\n"));
+    for (struct slice rest = buf_slice(&lines); rest.n && !e;) {
+        struct slice line = slice_cut(&rest, '\n');
+        e = buf_printf(out, "id: %" PRIu64 "\ndata: ", *at += line.n + 1);
+        e = e ? e : buf_append(out, line);
+        e = e ? e : buf_append(out, SLICE("\n\n"));
+    }
+    buf_done(&lines);
+    return e;
 }
 
 enum err log_api_events(struct admin_call *call)
 {
-    struct buf lines, out;
+    struct buf out;
     uint64_t from, at;
-    if (!place_of(call, &from)) {
-        call->detail = "the query is after=, the id of an event, or nothing";
-        return ERR_INVALID;
-    }
-    buf_init(&lines, LOG_RECENT);
+    enum err e = log_api_place(call, &from);
     buf_init(&out, 4 * LOG_RECENT);
-    enum err e = log_recent(from, &lines, &at);
     e = e ? e : buf_append(&out, SLICE("retry: 500\n\n"));
-    if (from && at != from && !e)
-        e = buf_append(&out, SLICE("event: missed\ndata: {}\n\n"));
-    for (struct slice rest = buf_slice(&lines); rest.n && !e;) {
-        struct slice line = slice_cut(&rest, '\n');
-        e = buf_printf(&out, "id: %" PRIu64 "\ndata: ", at += line.n + 1);
-        e = e ? e : buf_append(&out, line);
-        e = e ? e : buf_append(&out, SLICE("\n\n"));
-    }
+    e = e ? e : log_api_put(from, &out, &at);
     struct http_response r = {200, SLICE("text/event-stream"), SLICE("Cache-Control: no-store\r\n"),
                               buf_slice(&out)};
     if (!e)
         http_exchange_respond(&call->gw->admin, call->conn, &r);
-    buf_done(&lines);
     buf_done(&out);
     return e;
 }

@@ -317,6 +317,92 @@ void metrics_write(struct metrics_out *o, const struct metrics *m,
     }
 }
 
+/* ---- as JSON ---- */
+
+void metrics_json_text(struct metrics_out *o, const char *text)
+{
+    metrics_line(o, "\"");
+    for (size_t n; *text; text += n) {
+        for (n = 0; (uint8_t)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\';)
+            n++;
+        if (n)
+            o->e = o->e ? o->e : buf_append(o->out, slice_of(text, n));
+        else
+            metrics_line(o, "\\u%04x", (uint8_t)text[n++]);
+    }
+    metrics_line(o, "\"");
+}
+
+static void json_value(struct metrics_out *o, const struct row *r, const uint64_t *v)
+{
+    int n = r->kind == KIND_HISTOGRAM ? r->n_bounds + 1 : 0;
+    bool ns = n || r->kind == KIND_COUNTER_NS || r->kind == KIND_MOST_NS;
+    for (int i = 0; i < n; i++)
+        metrics_line(o, "%c%" PRIu64, i ? ',' : '[', v[i]);
+    if (ns)
+        metrics_line(o, "%s%" PRIu64 ".%09" PRIu64 "%s", n ? "," : "", v[n] / 1000000000,
+                     v[n] % 1000000000, n ? "]" : "");
+    else
+        metrics_line(o, "%" PRIu64, *v);
+}
+
+static void json_rows(struct metrics_out *o, const void *from, bool module)
+{
+    const char *comma = "{";
+    for (const struct row *r = rows; r < rows + ARRAY_LEN(rows); r++) {
+        const uint64_t *v = (const uint64_t *)((const char *)from + r->at);
+        int width = r->kind == KIND_HISTOGRAM ? r->n_bounds + 2 : 1;
+        if (r->module != module)
+            continue;
+        metrics_line(o, "%s\"%s\":%s", comma, r->name, r->label ? "{" : "");
+        comma = ",";
+        if (!r->label)
+            json_value(o, r, v);
+        for (int j = 0, said = 0; r->label && j < r->count; j++, v += width) {
+            uint64_t any = 0;
+            for (int i = 0; i < width; i++)
+                any |= v[i];
+            if (!any || !r->label_of(j))
+                continue;
+            metrics_line(o, "%s", said++ ? "," : "");
+            metrics_json_text(o, r->label_of(j));
+            metrics_line(o, ":");
+            json_value(o, r, v);
+        }
+        metrics_line(o, "%s", r->label ? "}" : "");
+    }
+    metrics_line(o, "}");
+}
+
+void metrics_write_json(struct metrics_out *o, const struct metrics *m,
+                        const struct metrics_module *modules, uint32_t n_modules)
+{
+    const char *comma = "";
+    metrics_line(o, "\"metrics\":");
+    json_rows(o, m, false);
+    metrics_line(o, ",\"modules\":{");
+    for (uint32_t i = 0; i < n_modules; i++) {
+        if (!modules[i].name)
+            continue;
+        metrics_line(o, "%s", comma);
+        metrics_json_text(o, modules[i].name);
+        metrics_line(o, ":");
+        json_rows(o, &modules[i], true);
+        comma = ",";
+    }
+    metrics_line(o, "},\"bounds\":{");
+    comma = "";
+    for (const struct row *r = rows; r < rows + ARRAY_LEN(rows); r++)
+        if (r->kind == KIND_HISTOGRAM) {
+            metrics_line(o, "%s\"%s\":", comma, r->name);
+            for (int i = 0; i < r->n_bounds; i++)
+                metrics_line(o, "%c%g", i ? ',' : '[', (double)r->bounds[i] / 1e9);
+            metrics_line(o, "]");
+            comma = ",";
+        }
+    metrics_line(o, "}");
+}
+
 enum err metrics_write_docs(struct buf *out)
 {
     static const char *const types[] = {"counter", "gauge", "histogram"};

@@ -93,6 +93,12 @@ struct metrics_out {
 };
 void metrics_write(struct metrics_out *o, const struct metrics *m,
                    const struct metrics_module *modules, uint32_t n_modules);
+/* The same as members of a JSON object, without its braces: "metrics" and "modules", each by name
+ * and, of families and histograms, by label, where those that were none are left out; times in
+ * seconds. A histogram: how many in each bucket, and the sum. "bounds": of these, by metric. */
+void metrics_write_json(struct metrics_out *o, const struct metrics *m,
+                        const struct metrics_module *modules, uint32_t n_modules);
+void metrics_json_text(struct metrics_out *o, const char *text); /* as a string */
 enum metrics_type { METRICS_COUNTER, METRICS_GAUGE, METRICS_HISTOGRAM };
 /* # HELP and # TYPE of a metric whose samples follow. */
 void metrics_head(struct metrics_out *o, const char *name, enum metrics_type type,

@@ -56,7 +56,10 @@ struct http_exchange *http_exchange_detach(struct conn *c)
     return ex;
 }
 
-static void respond(struct http_server *s, struct conn *c, const struct http_response *r, bool keep)
+enum then { END, KEEP, STREAM }; /* what becomes of the connection */
+
+static void respond(struct http_server *s, struct conn *c, const struct http_response *r,
+                    enum then then)
 {
     const struct http_exchange *ex = c->detail;
     struct head h = {.n = 0};
@@ -73,14 +76,14 @@ static void respond(struct http_server *s, struct conn *c, const struct http_res
         head_put(&h, r->type);
         head_put(&h, SLICE("\r\n"));
     }
-    if (!no_body) {
+    if (!no_body && then != STREAM) {
         head_put(&h, SLICE("Content-Length: "));
         head_number(&h, r->body.n);
         head_put(&h, SLICE("\r\n"));
     }
     if (r->status == 503 || r->status == 429)
         head_put(&h, SLICE("Retry-After: 1\r\n"));
-    if (!keep)
+    if (then != KEEP)
         head_put(&h, SLICE("Connection: close\r\n"));
     else if (ex->req.minor == 0)
         head_put(&h, SLICE("Connection: keep-alive\r\n"));
@@ -96,9 +99,10 @@ static void respond(struct http_server *s, struct conn *c, const struct http_res
     http_exchange_free(http_exchange_detach(c));
     if (!ok)
         return;
-    if (keep)
-        conn_timer(s->net, c, s->limits.idle_timeout_ms);
-    else
+    conn_timer(s->net, c, then == KEEP ? s->limits.idle_timeout_ms : 0);
+    if (then == STREAM && !is_head)
+        conn_pause(c);
+    else if (then != KEEP)
         conn_shutdown(s->net, c, CLOSE_DONE);
 }
 
@@ -106,7 +110,14 @@ void http_exchange_respond(struct http_server *s, struct conn *c, const struct h
 {
     const struct http_exchange *ex = c->detail;
     ASSERT(ex && ex->complete);
-    respond(s, c, r, ex->req.keep_alive && !s->draining);
+    respond(s, c, r, ex->req.keep_alive && !s->draining ? KEEP : END);
+}
+
+void http_exchange_stream(struct http_server *s, struct conn *c, struct slice type,
+                          struct slice fields)
+{
+    const struct http_response r = {200, type, fields, SLICE_NONE};
+    respond(s, c, &r, STREAM);
 }
 
 static enum err json_string(struct buf *out, struct slice s)
@@ -140,7 +151,8 @@ void http_exchange_fail(struct http_server *s, struct conn *c, enum err err, str
     struct http_response r = {status, SLICE("application/problem+json"), fields,
                               e ? SLICE_NONE : buf_slice(&body)};
     /* Where a request could not be read whole, nobody knows where the next one begins. */
-    respond(s, c, &r, ex && ex->complete && ex->req.keep_alive && !s->draining);
+    bool keep = ex && ex->complete && ex->req.keep_alive && !s->draining;
+    respond(s, c, &r, keep ? KEEP : END);
     buf_done(&body);
 }
 

@@ -65,6 +65,10 @@ void http_server_open(struct http_server *s, struct conn *c);
 
 /* Each ends the exchange. 429 and 503 carry Retry-After; a 405 needs Allow among the fields. */
 void http_exchange_respond(struct http_server *s, struct conn *c, const struct http_response *r);
+/* A 200 without a length: what follows is the caller's, by conn_write, up to conn_shutdown, and
+ * nothing more is read. A HEAD's ends here. */
+void http_exchange_stream(struct http_server *s, struct conn *c, struct slice type,
+                          struct slice fields);
 /* An application/problem+json; detail empty: the error's own text. */
 void http_exchange_fail(struct http_server *s, struct conn *c, enum err e, struct slice fields,
                         struct slice detail);

@@ -29,6 +29,7 @@ enum loop_kind {
     LOOP_THROTTLE, /* modules that have used up their CPU time */
     LOOP_TICKETS,  /* keys of TLS session tickets */
     LOOP_PROFILE,  /* the end of a profile */
+    LOOP_WATCH,    /* what is told to those who watch */
     LOOP_KINDS
 };
 enum { LOOP_PHASES = 4 };

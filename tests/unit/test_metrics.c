@@ -282,6 +282,48 @@ static void a_buffer_too_small_is_an_error(void **state)
     }
 }
 
+static bool has(const struct buf *b, const char *text)
+{
+    return memmem(b->p, b->len, text, strlen(text)) != NULL;
+}
+
+static void json_has_what_there_is(void **state)
+{
+    (void)state;
+    struct buf out;
+    struct metrics_module modules[] = {
+        {.name = NULL, .module_events_total = 3},
+        {.name = "a\"\\\n\x01z", .module_cpu_seconds_total = 1500000000},
+        {.name = "b"}};
+    memset(&metrics, 0, sizeof(metrics));
+    metrics.connections_active = 7;
+    metrics.errors_total[ERR_LIMIT] = 2;
+    modules[2].module_failed_total[0] = 4;
+    metrics_iteration(CAUSE_ws, 30000);
+    buf_init(&out, 1 << 20);
+    struct metrics_out o = {.out = &out};
+    metrics_write_json(&o, &metrics, modules, ARRAY_LEN(modules));
+    assert_err(o.e, ERR_NONE);
+    assert_true(has(&out, "\"metrics\":{\"connections_active\":7,"));
+    assert_true(has(&out, ",\"errors_total\":{\"LIMIT\":2},"));
+    assert_true(has(&out, ",\"pause_seconds\":{\"ws\":[0,1,0,0,0,0,0,0,0,0,0,0,0,0.000030000]},"));
+    assert_true(
+        has(&out, "\"modules\":{\"a\\u0022\\u005c\\u000a\\u0001z\":{\"module_events_total\":0,"));
+    assert_true(has(&out, "\"module_cpu_seconds_total\":1.500000000,"));
+    assert_true(has(&out, ",\"module_failed_total\":{}},\"b\":{"));
+    assert_true(has(&out, "\"bounds\":{\"pause_seconds\":[2.5e-05,5e-05,"));
+    size_t whole = out.len;
+    buf_done(&out);
+    for (uint32_t max = 0; max < whole; max += 97) {
+        buf_init(&out, max);
+        o = (struct metrics_out){.out = &out};
+        metrics_write_json(&o, &metrics, modules, ARRAY_LEN(modules));
+        assert_err(o.e, ERR_LIMIT);
+        buf_done(&out);
+    }
+    memset(&metrics, 0, sizeof(metrics));
+}
+
 static void the_page_names_every_metric(void **state)
 {
     (void)state;
@@ -317,6 +359,7 @@ int main(void)
         cmocka_unit_test(open_metrics_has_its_own_names),
         cmocka_unit_test(threads_count_for_themselves_and_are_summed),
         cmocka_unit_test(a_buffer_too_small_is_an_error),
+        cmocka_unit_test(json_has_what_there_is),
         cmocka_unit_test(the_page_names_every_metric),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
