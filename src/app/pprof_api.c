@@ -234,6 +234,7 @@ struct writer {
     const struct profile *p;
     const struct gateway *gw;
     struct sys_symbol *symbols;
+    struct buf names; /* of their functions */
     size_t n, max;
     uint64_t functions;
     uint32_t key_owner, key_module, owners[MEM_KINDS + 1], other;
@@ -265,7 +266,7 @@ static enum err symbols_make(struct writer *w)
     for (size_t i = 0; i < n; i++)
         if (!w->n || w->symbols[w->n - 1].pc != w->symbols[i].pc)
             w->symbols[w->n++] = w->symbols[i];
-    sys_symbols_find(w->symbols, w->n);
+    sys_symbols_find(w->symbols, w->n, &w->names);
     return ERR_NONE;
 }
 
@@ -276,15 +277,13 @@ static void program_write(struct writer *w)
     bool nameless[SYS_OBJECTS] = {false};
     for (size_t i = 0; i < w->n; i++) {
         const struct sys_symbol *s = &w->symbols[i], *last = i ? s - 1 : NULL;
-        char name[512];
         if (!s->object)
             continue;
         bool same = last && last->object == s->object && last->from == s->from;
-        if (s->from && !same) {
-            size_t length = sys_symbol_name(s, name, sizeof(name));
-            pprof_function(&w->out, ++w->functions, pprof_string(&w->out, slice_of(name, length)),
+        if (s->from && !same)
+            pprof_function(&w->out, ++w->functions,
+                           pprof_string(&w->out, slice_str((const char *)w->names.p + s->name_at)),
                            0);
-        }
         nameless[s->object - 1] |= !s->from;
         pprof_location(&w->out, i + 1, s->object, s->pc, s->from ? w->functions : 0);
     }
@@ -444,10 +443,12 @@ static enum err profile_write(const struct gateway *gw, const struct profile *p,
     memset(w, 0, size);
     w->p = p;
     w->gw = gw;
+    buf_init(&w->names, COLLECTED);
     pprof_begin(&w->out, COLLECTED);
     enum err e = write_all(w);
     e = e ? e : pprof_gzip(buf_slice(&w->out.out), zipped);
     pprof_done(&w->out);
+    buf_done(&w->names);
     mem_free(w->symbols, w->max * sizeof(*w->symbols));
     mem_free(w, size);
     return e;

@@ -8,7 +8,7 @@
 #ifndef WEIR_SYS_PROFILE_H
 #define WEIR_SYS_PROFILE_H
 
-#include "base/mem.h"
+#include "base/buf.h"
 
 enum { STACK_DEPTH = 48, STACK_HEADS = 256 };
 /* Objects are counted in parts of 256, as what was noted stands for more than whole ones. */
@@ -77,12 +77,10 @@ unsigned sys_objects(const struct sys_object **out);
 struct sys_symbol {
     uint64_t pc;
     uint64_t from;    /* where its function begins; 0: none is known */
-    uint64_t name_at; /* in the object's file */
+    uint32_t name_at; /* that function's name, in the names; NUL-terminated */
     uint32_t object;  /* + 1; 0: it is no code of the program's */
 };
 /* Finds the functions of n symbols, in the order of their pcs. */
-void sys_symbols_find(struct sys_symbol *s, size_t n);
-/* NUL-terminated; returns its length. */
-size_t sys_symbol_name(const struct sys_symbol *s, char *out, size_t cap);
+void sys_symbols_find(struct sys_symbol *s, size_t n, struct buf *names);
 
 #endif

@@ -12,7 +12,8 @@ from collections import namedtuple
 
 import pytest
 
-from weir import WEIR_BIN, Raw, guest, problem, rounds, wait_for
+import weir as weir_module
+from weir import ROOT, WEIR_BIN, WEIRC_BIN, Raw, guest, problem, rounds, wait_for
 
 GUEST = {"path": guest("profiled"), "engine": "native", "limits": {"deadline": "5s", "timeout": "10s"}}
 CONFIG = {"modules": {"profiled": GUEST}, "admin": {"heap_profile": "1KiB"},
@@ -162,6 +163,18 @@ def test_go_tool_pprof_opens_them(weir, tmp_path):
         assert re.search(r"^File: weir$", r.stdout, re.M) and f"Type: {shown}\n" in r.stdout
         assert re.search(r"^ .* (worker_main|loop_run)$", r.stdout, re.M)
         assert shown != "cpu" or re.search(r"^ .* hot_loop$", r.stdout, re.M)
+
+
+def test_a_program_that_was_stripped_has_names(start, tmp_path, monkeypatch):
+    program = tmp_path / "weir"
+    subprocess.run([ROOT / "deploy/symbols", WEIR_BIN, program], check=True)
+    assert program.stat().st_size < os.path.getsize(WEIR_BIN)
+    assert "no symbols" in subprocess.run(["nm", program], capture_output=True, text=True).stderr
+    (tmp_path / "weirc").symlink_to(WEIRC_BIN)
+    monkeypatch.setattr(weir_module, "WEIR_BIN", str(program))
+    p = hot_profile(start(CONFIG))
+    hot = max((s for s in p.samples if "hot_loop" in s.stack), key=lambda s: s.values[0])
+    assert hot.stack.index("weir_call_poll") < hot.stack.index("loop_run") < hot.stack.index("worker_main")
 
 
 def test_all_loops_are_sampled(start):
