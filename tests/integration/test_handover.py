@@ -547,8 +547,10 @@ def test_an_upgrade_that_fails(installed, content):
 
 
 def test_a_reload_is_not_lost_at_the_start(start, tmp_path):
-    """SIGHUP while it compiles: it waits, where it ended weir before."""
-    (tmp_path / "guest.wat").write_text(GUEST)
+    """SIGHUP while it compiles (which runs a long _initialize): it waits, where it ended weir before."""
+    (tmp_path / "guest.wat").write_text(GUEST.rstrip()[:-1] + """
+  (func (export "_initialize") (local $n i32)
+    (loop $l (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 400000000))))))""")
     w = start({"modules": {"guest": str(tmp_path / "guest.wat")}, "routes": [{"path": "/g", "websocket": {"module": "guest"}}]},
               start=False, cache=tmp_path / "cache")
     w.start(ready=False)
