@@ -1,4 +1,4 @@
-#include "app/check.h"
+#include "app/commands.h"
 
 #include <errno.h>
 #include <stdlib.h>

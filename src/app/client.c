@@ -1,4 +1,4 @@
-#include "app/client.h"
+#include "app/commands.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/config.h"
 #include "sys/sys.h"
 
 enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAGE = 2 };

@@ -1,6 +1,5 @@
-#include "app/docs.h"
+#include "app/commands.h"
 
-#include "app/config.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "guest/guest.h"

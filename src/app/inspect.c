@@ -1,4 +1,4 @@
-#include "app/inspect.h"
+#include "app/commands.h"
 
 #include <stdio.h>
 #include <stdlib.h>

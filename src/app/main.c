@@ -3,12 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/check.h"
-#include "app/client.h"
-#include "app/config.h"
-#include "app/docs.h"
-#include "app/inspect.h"
-#include "app/scaffold.h"
+#include "app/commands.h"
 #include "app/supervisor.h"
 #include "app/worker.h"
 #include "guest/guest.h"

@@ -1,4 +1,4 @@
-#include "app/scaffold.h"
+#include "app/commands.h"
 
 #include <ctype.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "app/check.h"
+#include "app/commands.h"
 #include "app/resume.h"
 #include "app/supervisor.h"
 #include "base/log.h"

@@ -7,7 +7,7 @@
 
 #include "app/certificates.h"
 #include "app/changes.h"
-#include "app/check.h"
+#include "app/commands.h"
 #include "app/gateway.h"
 #include "app/resume.h"
 #include "base/log.h"
@@ -137,12 +137,6 @@ static void log_carry(struct supervisor *s)
 static void on_log(void *arg, uint32_t slot, uint32_t generation, uint32_t ready)
 {
     (void)slot, (void)generation, (void)ready;
-    log_carry(arg);
-}
-
-static void on_log_retry(void *arg, struct timer *t)
-{
-    (void)t;
     log_carry(arg);
 }
 
@@ -370,25 +364,6 @@ static void on_signal(void *arg, uint32_t slot, uint32_t generation, uint32_t re
         worker_ended(s, &end);
 }
 
-static void on_compile(void *arg, struct timer *t)
-{
-    struct supervisor *s = arg;
-    (void)t;
-    changes_timer(&s->now.changes);
-}
-
-static void on_handover(void *arg, struct timer *t)
-{
-    succession_timer(arg, t);
-}
-
-static void on_tickets(void *arg, struct timer *t)
-{
-    struct supervisor *s = arg;
-    (void)t;
-    certificates_rotate(&s->now.certificates);
-}
-
 /* Tells the service manager that this loop turns, thrice as often as it wants to hear it. */
 static void watchdog(struct supervisor *s)
 {
@@ -399,10 +374,18 @@ static void watchdog(struct supervisor *s)
     wheel_set(&s->loop.wheel, &s->watchdog, MAX(ms / 3, 1u));
 }
 
-static void on_restart(void *arg, struct timer *t)
+static void on_timer(void *arg, struct timer *t)
 {
     struct supervisor *s = arg;
-    if (t == &s->watchdog)
+    if (t->kind == LOOP_LOG)
+        log_carry(s);
+    else if (t->kind == LOOP_COMPILE)
+        changes_timer(&s->now.changes);
+    else if (t->kind == LOOP_TICKETS)
+        certificates_rotate(&s->now.certificates);
+    else if (t->kind == LOOP_HANDOVER)
+        succession_timer(s, t);
+    else if (t == &s->watchdog)
         watchdog(s);
     else if (t == &s->restart)
         worker_start(s);
@@ -475,11 +458,11 @@ int supervisor_serve(const char *file)
         return EXIT_FAILURE;
     loop_on(&s->loop, LOOP_CONTROL, on_control, NULL, s);
     loop_on(&s->loop, LOOP_SIGNAL, on_signal, NULL, s);
-    loop_on(&s->loop, LOOP_LOG, on_log, on_log_retry, s);
-    loop_on(&s->loop, LOOP_COMPILE, NULL, on_compile, s);
-    loop_on(&s->loop, LOOP_TICKETS, NULL, on_tickets, s);
-    loop_on(&s->loop, LOOP_RESTART, NULL, on_restart, s);
-    loop_on(&s->loop, LOOP_HANDOVER, NULL, on_handover, s);
+    loop_on(&s->loop, LOOP_LOG, on_log, on_timer, s);
+    loop_on(&s->loop, LOOP_COMPILE, NULL, on_timer, s);
+    loop_on(&s->loop, LOOP_TICKETS, NULL, on_timer, s);
+    loop_on(&s->loop, LOOP_RESTART, NULL, on_timer, s);
+    loop_on(&s->loop, LOOP_HANDOVER, NULL, on_timer, s);
     succession_init(s);
     s->restart.kind = s->kill.kind = s->watchdog.kind = LOOP_RESTART;
     s->log_retry.kind = LOOP_LOG;
