@@ -1,8 +1,7 @@
 /* app/config: each row of config.def, and what is said of a file that is wrong. What is odd about
  * YAML itself is in test_config_yaml. */
-#include "unit.h"
-
-#include "app/config.h"
+#define CONFIG_FILE "etc/w.yaml"
+#include "config_fixture.h"
 
 enum section { ROOT, ADMIN, HEARTBEAT, LIMITS, TLS, MODULE, MODULE_LIMITS };
 enum type { INT, SIZE, DURATION, TEXT };
@@ -39,45 +38,9 @@ static const struct row {
 #undef CFG
 };
 
-static struct config config;
-static struct buf errors;
-
-static const char *said(void)
-{
-    return errors.len ? (const char *)errors.p : "";
-}
-
 static enum err parse(const char *yaml)
 {
-    uint8_t *copy = malloc(strlen(yaml) + 1);
-    assert_non_null(copy);
-    memcpy(copy, yaml, strlen(yaml));
-    config_done(&config);
-    buf_clear(&errors, UINT32_MAX);
-    enum err e = config_parse(slice_of(copy, strlen(yaml)), "etc/w.yaml", &config, &errors);
-    free(copy);
-    assert_err(buf_append(&errors, SLICE("\0")), ERR_NONE);
-    errors.len--;
-    if (e == ERR_NONE)
-        assert_string_equal(said(), "");
-    return e;
-}
-
-static int make(void **state)
-{
-    (void)state;
-    memset(&config, 0, sizeof(config));
-    buf_init(&errors, 1 << 16);
-    return 0;
-}
-
-static int done(void **state)
-{
-    (void)state;
-    config_done(&config);
-    config_done(&config); /* of nothing */
-    buf_done(&errors);
-    return mem_buffer_bytes() == 0 ? 0 : -1;
+    return parse_bytes(slice_str(yaml));
 }
 
 /* A file with this one setting, on line 5 whatever its section. */

@@ -1,43 +1,19 @@
 /* app/config: files that are no YAML, or more of it than a configuration needs, and values that
  * are easily lost on the way. */
-#include "unit.h"
+#define CONFIG_FILE "w.yaml"
+#include "config_fixture.h"
 
 #include <time.h>
 
-#include "app/config.h"
-
-static struct config config;
-static struct buf errors;
-
-static const char *said(void)
+static void all_refused(const struct slice *rows, size_t n)
 {
-    return errors.len ? (const char *)errors.p : "";
-}
-
-static enum err parse(struct slice yaml)
-{
-    config_done(&config);
-    buf_clear(&errors, UINT32_MAX);
-    enum err e = config_parse(yaml, "w.yaml", &config, &errors);
-    assert_err(buf_append(&errors, SLICE("\0")), ERR_NONE);
-    errors.len--;
-    return e;
-}
-
-static int make(void **state)
-{
-    (void)state;
-    memset(&config, 0, sizeof(config));
-    buf_init(&errors, 1 << 20);
-    return 0;
-}
-
-static int done(void **state)
-{
-    (void)state;
-    config_done(&config);
-    buf_done(&errors);
-    return mem_buffer_bytes() == 0 ? 0 : -1;
+    int wrong = 0;
+    for (size_t i = 0; i < n; i++)
+        if (parse_bytes(rows[i]) != ERR_INVALID) {
+            print_error("taken: %.*s", (int)rows[i].n, (const char *)rows[i].p);
+            wrong++;
+        }
+    assert_int_equal(wrong, 0);
 }
 
 static void nothing_at_all_is_the_defaults(void **state)
@@ -46,7 +22,7 @@ static void nothing_at_all_is_the_defaults(void **state)
     static const struct slice nothings[] = {SLICE(""),   SLICE("\n\n"),         SLICE("# a\n"),
                                             SLICE("{}"), SLICE("\xef\xbb\xbf"), SLICE_NONE};
     for (size_t i = 0; i < ARRAY_LEN(nothings); i++) {
-        assert_err(parse(nothings[i]), ERR_NONE);
+        assert_err(parse_bytes(nothings[i]), ERR_NONE);
         assert_int_equal(config.n_listen, 1);
         assert_int_equal(config.n_modules + config.n_routes, 0);
         assert_int_equal(config.limits.connections, 20000);
@@ -70,7 +46,7 @@ static void what_is_no_yaml_is_said_with_its_line(void **state)
         {SLICE("\xff\xfe\xff"), "w.yaml:1: not YAML: "},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        assert_err(parse(rows[i].yaml), ERR_INVALID);
+        assert_err(parse_bytes(rows[i].yaml), ERR_INVALID);
         if (strstr(said(), rows[i].want) != said()) {
             print_error("%zu: %s", i, said());
             fail();
@@ -86,7 +62,7 @@ static void bytes_that_are_no_text_are_said_with_their_line(void **state)
                                         SLICE("drain: 1s\n\ncache: a\0b\n")};
     int wrong = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        assert_err(parse(rows[i]), ERR_INVALID);
+        assert_err(parse_bytes(rows[i]), ERR_INVALID);
         if (strstr(said(), "w.yaml:3: ") != said()) {
             print_error("%zu: %s", i, said());
             wrong++;
@@ -123,7 +99,7 @@ static void a_bomb_of_aliases_is_soon_over(void **state)
         }
         assert_err(buf_printf(&b, "%s", uses[i]), ERR_NONE);
         double before = cpu_seconds();
-        enum err e = parse(buf_slice(&b));
+        enum err e = parse_bytes(buf_slice(&b));
         buf_done(&b);
         assert_err(e, ERR_INVALID);
         assert_true(cpu_seconds() - before < 1);
@@ -134,8 +110,8 @@ static void a_bomb_of_aliases_is_soon_over(void **state)
 static void an_alias_may_stand_for_a_value(void **state)
 {
     (void)state;
-    assert_err(parse(SLICE("modules: {a: &m {path: x, limits: &l {memory: 1MiB}}, b: *m,\n"
-                           "          c: {path: y, limits: *l}}\n")),
+    assert_err(parse_bytes(SLICE("modules: {a: &m {path: x, limits: &l {memory: 1MiB}}, b: *m,\n"
+                                 "          c: {path: y, limits: *l}}\n")),
                ERR_NONE);
     assert_int_equal(config.n_modules, 3);
     assert_string_equal(config.modules[1].path, "x");
@@ -151,7 +127,7 @@ static void a_value_within_itself_is_refused(void **state)
         SLICE("listen: &l [*l]\n"),       SLICE("modules: {a: &m {path: x, limits: *m}}\n"),
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        assert_err(parse(rows[i]), ERR_INVALID);
+        assert_err(parse_bytes(rows[i]), ERR_INVALID);
 }
 
 static void very_deep_nesting_is_refused(void **state)
@@ -169,7 +145,7 @@ static void very_deep_nesting_is_refused(void **state)
             for (uint32_t k = 0; j < 2 && k < depths[i]; k++)
                 assert_err(buf_append(&b, slice_str(j ? "}" : "]")), ERR_NONE);
             double before = cpu_seconds();
-            enum err e = parse(buf_slice(&b));
+            enum err e = parse_bytes(buf_slice(&b));
             buf_done(&b);
             assert_err(e, ERR_INVALID);
             assert_true(cpu_seconds() - before < 2);
@@ -191,14 +167,14 @@ static void depth_is_counted_without_quoted_brackets(void **state)
     assert_err(buf_printf(&b, "x: "), ERR_NONE);
     repeat(&b, "[']',", 100000);
     double before = cpu_seconds();
-    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    assert_err(parse_bytes(buf_slice(&b)), ERR_INVALID);
     assert_non_null(strstr(said(), "w.yaml:1: lists and maps are at most 64 deep"));
     assert_true(cpu_seconds() - before < 1);
     buf_clear(&b, UINT32_MAX);
     assert_err(buf_printf(&b, "cache: '/"), ERR_NONE);
     repeat(&b, "[{", 1000);
     assert_err(buf_printf(&b, "'\n"), ERR_NONE);
-    assert_err(parse(buf_slice(&b)), ERR_NONE);
+    assert_err(parse_bytes(buf_slice(&b)), ERR_NONE);
     buf_done(&b);
 }
 
@@ -213,7 +189,7 @@ static void very_many_anchors_are_refused(void **state)
         assert_err(buf_printf(&b, "&a%d x,", i), ERR_NONE);
     assert_err(buf_printf(&b, "]\n"), ERR_NONE);
     double before = cpu_seconds();
-    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    assert_err(parse_bytes(buf_slice(&b)), ERR_INVALID);
     buf_done(&b);
     assert_true(cpu_seconds() - before < 1);
 }
@@ -244,7 +220,7 @@ static void values_are_bounded_with_their_aliases(void **state)
                 buf_printf(&b, "  - {path: /%d, websocket: {handler: echo, origins: *o}}\n", j),
                 ERR_NONE);
         double before = cpu_seconds();
-        assert_err(parse(buf_slice(&b)), ERR_INVALID);
+        assert_err(parse_bytes(buf_slice(&b)), ERR_INVALID);
         assert_non_null(strstr(said(), "all values together 4 MiB"));
         assert_true(cpu_seconds() - before < 1);
     }
@@ -257,8 +233,8 @@ static void a_file_too_large_is_refused(void **state)
     (void)state;
     static char big[(1 << 20) + 1];
     memset(big, '#', sizeof(big));
-    assert_err(parse(slice_of(big, sizeof(big))), ERR_LIMIT);
-    assert_err(parse(slice_of(big, sizeof(big) - 1)), ERR_NONE);
+    assert_err(parse_bytes(slice_of(big, sizeof(big))), ERR_LIMIT);
+    assert_err(parse_bytes(slice_of(big, sizeof(big) - 1)), ERR_NONE);
 }
 
 static size_t lines_said(void)
@@ -286,7 +262,7 @@ static void each_repetition_is_said_once(void **state)
         assert_err(buf_append(&b, slice_str(forms[i][0])), ERR_NONE);
         for (int j = 0; j < TIMES; j++)
             assert_err(buf_append(&b, slice_str(forms[i][1])), ERR_NONE);
-        enum err e = parse(buf_slice(&b));
+        enum err e = parse_bytes(buf_slice(&b));
         buf_done(&b);
         assert_err(e, ERR_INVALID);
         if (lines_said() > TIMES) {
@@ -304,7 +280,7 @@ static void after_a_hundred_problems_it_ends(void **state)
     buf_init(&b, 1 << 20);
     assert_err(buf_printf(&b, "routes:\n"), ERR_NONE);
     repeat(&b, "  - {}\n", 1000);
-    assert_err(parse(buf_slice(&b)), ERR_INVALID);
+    assert_err(parse_bytes(buf_slice(&b)), ERR_INVALID);
     buf_done(&b);
     assert_int_equal(lines_said(), 101);
     assert_non_null(strstr(said(), ": these are 100 problems; the rest"));
@@ -333,7 +309,7 @@ static void there_are_at_most_so_many_of_each(void **state)
             assert_err(buf_printf(&b, "%s", rows[i].head), ERR_NONE);
             for (int j = 0; j < rows[i].most + more; j++)
                 assert_err(buf_printf(&b, rows[i].form, j), ERR_NONE);
-            enum err e = parse(buf_slice(&b));
+            enum err e = parse_bytes(buf_slice(&b));
             buf_done(&b);
             assert_err(e, more ? ERR_INVALID : ERR_NONE);
             assert_true(!more || strstr(said(), rows[i].want) == said());
@@ -343,7 +319,7 @@ static void there_are_at_most_so_many_of_each(void **state)
 static void the_order_of_keys_does_not_matter(void **state)
 {
     (void)state;
-    assert_err(parse(SLICE("routes: [{path: /a, http: {module: m}}]\nmodules: {m: x}\n")),
+    assert_err(parse_bytes(SLICE("routes: [{path: /a, http: {module: m}}]\nmodules: {m: x}\n")),
                ERR_NONE);
     assert_int_equal(config.n_routes, 1);
     assert_int_equal(config.routes[0].module, 0);
@@ -357,7 +333,7 @@ static void a_long_default_of_a_variable_is_kept_whole(void **state)
     want[300] = 0;
     unsetenv("W_UNSET");
     snprintf(yaml, sizeof(yaml), "modules: {m: {path: '${W_UNSET:-/%s}'}}", want);
-    assert_err(parse(slice_str(yaml)), ERR_NONE);
+    assert_err(parse_bytes(slice_str(yaml)), ERR_NONE);
     assert_string_equal(config.modules[0].path + 1, want);
 }
 
@@ -367,7 +343,7 @@ static void a_value_too_long_is_said(void **state)
     struct buf b;
     buf_init(&b, 1 << 20);
     assert_err(buf_printf(&b, "drain: 1s\ncache: /%070000d\n", 0), ERR_NONE);
-    enum err e = parse(buf_slice(&b));
+    enum err e = parse_bytes(buf_slice(&b));
     buf_done(&b);
     assert_err(e, ERR_INVALID); /* or taken; but never dropped in silence */
     assert_non_null(strstr(said(), "w.yaml:2: "));
@@ -378,13 +354,7 @@ static void a_zero_byte_does_not_end_a_value(void **state)
     (void)state;
     static const struct slice rows[] = {SLICE("cache: \"/a\\0b\"\n"), SLICE("\"drain\\0x\": 1s\n"),
                                         SLICE("limits: {message: \"1KiB\\0\"}\n")};
-    int wrong = 0;
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (parse(rows[i]) != ERR_INVALID) {
-            print_error("taken: %.*s", (int)rows[i].n, (const char *)rows[i].p);
-            wrong++;
-        }
-    assert_int_equal(wrong, 0);
+    all_refused(rows, ARRAY_LEN(rows));
 }
 
 static void a_known_key_of_the_wrong_kind_is_not_called_unknown(void **state)
@@ -395,7 +365,7 @@ static void a_known_key_of_the_wrong_kind_is_not_called_unknown(void **state)
                                         SLICE("listen: [{address: [x]}]\n")};
     int wrong = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        assert_err(parse(rows[i]), ERR_INVALID);
+        assert_err(parse_bytes(rows[i]), ERR_INVALID);
         if (strstr(said(), "unknown key")) {
             print_error("%.*s  %s", (int)rows[i].n, (const char *)rows[i].p, said());
             wrong++;
@@ -407,7 +377,7 @@ static void a_known_key_of_the_wrong_kind_is_not_called_unknown(void **state)
 static void a_listener_needs_its_address(void **state)
 {
     (void)state;
-    assert_err(parse(SLICE("listen: [{}]\n")), ERR_INVALID); /* not 0.0.0.0:8080 */
+    assert_err(parse_bytes(SLICE("listen: [{}]\n")), ERR_INVALID); /* not 0.0.0.0:8080 */
 }
 
 static void addresses_that_can_not_be_listened_on_are_refused(void **state)
@@ -417,27 +387,22 @@ static void addresses_that_can_not_be_listened_on_are_refused(void **state)
         SLICE("listen: [{address: 'example.org:80'}]\n"), SLICE("listen: [{address: '[::1:80'}]\n"),
         SLICE("listen: [{address: '1.2.3:80'}]\n"), SLICE("listen: [{address: '1.2.3.4.5:80'}]\n"),
         SLICE("admin: {address: '127.0.0.1.example.org:80'}\n")};
-    int wrong = 0;
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (parse(rows[i]) != ERR_INVALID) {
-            print_error("taken: %.*s", (int)rows[i].n, (const char *)rows[i].p);
-            wrong++;
-        }
-    assert_int_equal(wrong, 0);
+    all_refused(rows, ARRAY_LEN(rows));
 }
 
 static void a_second_document_is_not_ignored(void **state)
 {
     (void)state;
-    assert_err(parse(SLICE("drain: 1s\n---\ndrain: 2s\n")), ERR_INVALID);
+    assert_err(parse_bytes(SLICE("drain: 1s\n---\ndrain: 2s\n")), ERR_INVALID);
 }
 
 static void a_route_may_name_its_module_by_a_variable(void **state)
 {
     (void)state;
     setenv("W_MODULE", "m", 1);
-    assert_err(parse(SLICE("modules: {m: x}\nroutes: [{path: /a, http: {module: '${W_MODULE}'}}]")),
-               ERR_NONE);
+    assert_err(
+        parse_bytes(SLICE("modules: {m: x}\nroutes: [{path: /a, http: {module: '${W_MODULE}'}}]")),
+        ERR_NONE);
 }
 
 /* Each problem is a line: what a file says can't make another of it, or reach the terminal. */
@@ -454,7 +419,7 @@ static void hostile_text_stays_on_its_line(void **state)
     setenv("W_BYTES", "\x9b\xff", 1);
     int wrong = 0;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        assert_err(parse(rows[i]), ERR_INVALID);
+        assert_err(parse_bytes(rows[i]), ERR_INVALID);
         bool clean = strpbrk(said(), "\x1b\x7f\x9b\xff") == NULL;
         for (const char *p = said(); *p; p = strchr(p, '\n') + 1)
             clean &= strncmp(p, "w.yaml:1: ", 10) == 0;
@@ -469,10 +434,10 @@ static void hostile_text_stays_on_its_line(void **state)
 static void text_is_said_as_it_is(void **state)
 {
     (void)state;
-    assert_err(parse(SLICE("gr\xc3\xb6\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80: 1\n")),
+    assert_err(parse_bytes(SLICE("gr\xc3\xb6\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80: 1\n")),
                ERR_INVALID);
     assert_non_null(strstr(said(), "gr\xc3\xb6\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80;"));
-    assert_err(parse(SLICE("\"a\\nb\": 1\n")), ERR_INVALID);
+    assert_err(parse_bytes(SLICE("\"a\\nb\": 1\n")), ERR_INVALID);
     assert_non_null(strstr(said(), "unknown key: a\\x0ab;"));
 }
 
