@@ -7,6 +7,18 @@
 #include "app/resume.h"
 #include "app/supervisor.h"
 
+enum err check_config_read(int fd, const char *file, struct config *out, struct buf *errors)
+{
+    struct slice yaml;
+    memset(out, 0, sizeof(*out));
+    enum err e = sys_fd_read(fd, CONFIG_MAX, &yaml);
+    if (e)
+        return e;
+    e = config_parse(yaml, file, out, errors);
+    sys_read_free(yaml);
+    return e;
+}
+
 /* The files of keys; what is wrong is said. */
 bool check_keys_read(const char *file, struct config *c, int *out)
 {
@@ -117,7 +129,7 @@ int check_probe(char **args)
     }
     int next = atoi(args[2]), now = atoi(args[3]);
     buf_init(&errors, 64 << 10);
-    enum err e = config_read(now, "the configuration in force", &config, &errors);
+    enum err e = check_config_read(now, "the configuration in force", &config, &errors);
     if (e)
         fwrite(errors.len ? (const char *)errors.p : "", 1, errors.len, stderr);
     int status = e ? EXIT_FAILURE : check(args[0], next);

@@ -13,6 +13,9 @@ int check_run(const char *file);
  * descriptors of what FILE said and is to be in force, and of what is. */
 enum { PROBE_PASSED = 42 }; /* the exit status: no other program's */
 int check_probe(char **args);
+/* config_parse of what a descriptor holds; ERR_SYS, ERR_LIMIT: it can't be read. */
+enum err check_config_read(int fd, const char *file, struct config *out,
+                           struct buf *errors) MUST_USE;
 /* The files of keys, into the configuration and a sealed memfd, -1: there are none. What is wrong
  * is said on standard error. */
 bool check_keys_read(const char *file, struct config *c, int *out);

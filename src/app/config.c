@@ -571,18 +571,6 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
     return e;
 }
 
-enum err config_read(int fd, const char *file, struct config *out, struct buf *errors)
-{
-    struct slice yaml;
-    memset(out, 0, sizeof(*out));
-    enum err e = sys_fd_read(fd, CONFIG_MAX, &yaml);
-    if (e)
-        return e;
-    e = config_parse(yaml, file, out, errors);
-    sys_read_free(yaml);
-    return e;
-}
-
 void config_done(struct config *c)
 {
     for (size_t i = 0; i < ARRAY_LEN(sections); i++)

@@ -122,8 +122,6 @@ struct config {
  * than 1 MiB. config_done in every case. */
 enum err config_parse(struct slice yaml, const char *file, struct config *out,
                       struct buf *errors) MUST_USE;
-/* The same from a descriptor; ERR_SYS, ERR_LIMIT: it can't be read. */
-enum err config_read(int fd, const char *file, struct config *out, struct buf *errors) MUST_USE;
 void config_done(struct config *c);
 /* Whether it can be a module's: 1 to 64 letters, digits, _ or -. */
 bool config_name_valid(struct slice name);

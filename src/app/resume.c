@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/commands.h"
 #include "app/supervisor.h"
 
 enum { STATE_MAX = 4 << 20 };
@@ -162,7 +163,7 @@ static bool state_read(struct supervisor *s, const json_t *o)
     s->now.keys = number_of(o, "keys");
     s->succession.next.yaml = number_of(o, "next");
     buf_init(&errors, 64 << 10);
-    enum err e = config_read(s->now.yaml, s->file, &s->now.config, &errors);
+    enum err e = check_config_read(s->now.yaml, s->file, &s->now.config, &errors);
     buf_done(&errors);
     if (e || number_of(o, "format") != RESUME_FORMAT ||
         json_array_size(listeners) > ARRAY_LEN(s->now.listeners) ||

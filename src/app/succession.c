@@ -324,7 +324,7 @@ static void said_read(struct succession *q, struct buf *why)
 static enum err service_open(struct supervisor *s, struct buf *why)
 {
     struct service *v = &s->succession.next;
-    enum err e = config_read(v->yaml, s->file, &v->config, why);
+    enum err e = check_config_read(v->yaml, s->file, &v->config, why);
     if (e)
         return e;
     if (!check_keys_read(s->file, &v->config, &v->keys))

@@ -14,6 +14,7 @@ static void values_check(const struct config *c)
 #define CHECK_SIZE CHECK_INT
 #define CHECK_DURATION CHECK_INT
 #define CHECK_TEXT(v, lo, hi) CHECK(v);
+#define CHECK_WORD(words) CHECK_TEXT
 #define CFG(key, type, def, min, max, text) CHECK_##type(at->key, min, max)
     {
         const struct config_root *at = &c->root;
