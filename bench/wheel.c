@@ -37,12 +37,6 @@ static enum conn_ready ready(void *owner, struct conn *c)
     return CONN_TURN;
 }
 
-static void fire(struct timer *t, void *arg)
-{
-    (void)arg;
-    loop.handlers[t->kind].timer(loop.handlers[t->kind].arg, t);
-}
-
 static void run(uint64_t until_ms)
 {
     for (;;) {
@@ -52,7 +46,7 @@ static void run(uint64_t until_ms)
         if (loop.now_ms >= until_ms)
             return;
         wheel_clock(&loop.wheel, loop.now_ms);
-        wheel_advance(&loop.wheel, loop.now_ms, fire, NULL);
+        loop_timers(&loop);
         net_flush(&net);
     }
 }

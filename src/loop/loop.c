@@ -76,6 +76,11 @@ static void fire(struct timer *t, void *arg)
     l->handlers[kind].timer(l->handlers[kind].arg, t);
 }
 
+void loop_timers(struct loop *l)
+{
+    wheel_advance(&l->wheel, l->now_ms, fire, l);
+}
+
 static void dispatch(struct loop *l, const struct sys_event *e)
 {
     unsigned kind = (unsigned)(e->data >> 56);
@@ -120,7 +125,7 @@ void loop_run(struct loop *l)
         spend_begin(l);
         for (int i = 0; i < n; i++)
             dispatch(l, &events[i]);
-        wheel_advance(&l->wheel, l->now_ms, fire, l);
+        loop_timers(l);
         more = false;
         for (unsigned i = 0; i < l->n_phases; i++)
             more |= l->phases[i].run(l->phases[i].arg);

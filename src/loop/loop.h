@@ -66,7 +66,8 @@ void loop_on(struct loop *l, enum loop_kind kind,
              void (*ready)(void *arg, uint32_t slot, uint32_t generation, uint32_t ready),
              void (*timer)(void *arg, struct timer *t), void *arg);
 void loop_phase(struct loop *l, bool (*run)(void *arg), void *arg);
-void loop_run(struct loop *l); /* until stop */
+void loop_run(struct loop *l);    /* until stop */
+void loop_timers(struct loop *l); /* fires those that are due at now_ms */
 /* What runs from here on is its work. */
 void loop_cause_change(struct loop *l, enum cause cause);
 static inline void loop_cause(struct loop *l, enum cause cause)

@@ -62,18 +62,11 @@ static int teardown(void **state)
     return empty && !mem_buffer_bytes() ? 0 : -1;
 }
 
-static void fire(struct timer *t, void *arg)
-{
-    assert_int_equal(t->kind, LOOP_GUEST_TIMER);
-    loop.handlers[LOOP_GUEST_TIMER].timer(loop.handlers[LOOP_GUEST_TIMER].arg, t);
-    (void)arg;
-}
-
 static void pass(uint64_t ms)
 {
     loop.now_ms += ms;
     wheel_clock(&loop.wheel, loop.now_ms);
-    wheel_advance(&loop.wheel, loop.now_ms, fire, NULL);
+    loop_timers(&loop);
 }
 
 static uint64_t set(uint32_t module, uint64_t ms, uint64_t cookie)

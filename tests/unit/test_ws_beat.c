@@ -40,12 +40,6 @@ static bool closed(void *owner, struct conn *conn)
     return true;
 }
 
-static void fire(struct timer *t, void *arg)
-{
-    (void)arg;
-    loop.handlers[t->kind].timer(loop.handlers[t->kind].arg, t);
-}
-
 /* One iteration, as loop_run's, ms later. */
 static void iterate(uint64_t ms)
 {
@@ -56,7 +50,7 @@ static void iterate(uint64_t ms)
     for (int i = 0; i < n; i++)
         loop.handlers[events[i].data >> 56].ready(&net, (uint32_t)(events[i].data >> 32) & 0xffffff,
                                                   (uint32_t)events[i].data, events[i].ready);
-    wheel_advance(&loop.wheel, loop.now_ms, fire, NULL);
+    loop_timers(&loop);
     for (unsigned i = 0; i < loop.n_phases; i++)
         loop.phases[i].run(loop.phases[i].arg);
     conn_check(&net);
