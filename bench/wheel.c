@@ -55,7 +55,7 @@ int main(int argc, char **argv)
 {
     n_conns = argc > 1 ? (uint32_t)atoi(argv[1]) : 0;
     unsigned intervals = argc > 2 ? (unsigned)atoi(argv[2]) : 3;
-    const struct net_limits limits = {n_conns, 1000};
+    const struct net_limits limits = {.connections = n_conns, .linger_ms = 1000};
     if (!n_conns || !intervals || loop_init(&loop) || net_init(&net, &loop, &limits))
         return 2;
     server = (struct ws_server){

@@ -37,6 +37,7 @@ static const char usage[] =
     "tell\n"
     "  --env NAME=VALUE         a variable that the initialisation sees; may be repeated\n"
     "  --memory BYTES           the most memory it may have while it initialises\n"
+    "  --run MILLISECONDS       the most running time that it may take for that (default 10000)\n"
     "  --cage say|require       say what is missing of the cage in which it works, or refuse then\n"
     "  --user UID:GID           work as that user; OUT is written as it is then, and not replaced\n"
     "Exit codes: 0 done, 1 the module can't be compiled, 2 usage.\n";
@@ -188,6 +189,8 @@ static bool option(struct options *o, const char *name, const char *value)
         return user_read(value, &o->user);
     else if (strcmp(name, "--memory") == 0)
         o->snapshot.memory_max = strtoull(value, &end, 10);
+    else if (strcmp(name, "--run") == 0)
+        o->snapshot.run_max_ms = strtoull(value, &end, 10);
     else if (strcmp(name, "--env") == 0 && o->snapshot.n_env < ENV_MAX && strchr(value, '='))
         o->env[o->snapshot.n_env++] = value;
     else

@@ -209,14 +209,15 @@ SPIN = "(loop $l (br $l))"
 
 
 @pytest.mark.guard(60)
-@pytest.mark.parametrize("source", [
-    init(SPIN), init(SPIN, func="wizer_initialize"),
-    f'(module (memory 1) (func $s {SPIN}) (start $s) (func (export "_initialize")))',
-    '(module (memory 16) (func (export "_initialize") (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 1000000)) (br $l))))',
+@pytest.mark.parametrize("source,args,most", [
+    (init(SPIN), (), 15), (init(SPIN, func="wizer_initialize"), ("--run", "500"), 3),
+    (f'(module (memory 1) (func $s {SPIN}) (start $s) (func (export "_initialize")))', ("--run", "500"), 3),
+    ('(module (memory 16) (func (export "_initialize") (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 1000000))'
+     ' (br $l))))', ("--run", "500"), 3),
 ], ids=["init", "wizer", "start", "fill"])
-def test_an_endless_loop_is_refused(tmp_path, source):
-    took = refused(tmp_path, source, "runs too long", "--no-snapshot")
-    assert took < 15
+def test_an_endless_loop_is_refused(tmp_path, source, args, most):
+    took = refused(tmp_path, source, "runs too long", "--no-snapshot", args=args)
+    assert took < most
 
 
 @pytest.mark.parametrize("source,stage", [
@@ -297,11 +298,11 @@ def test_a_snapshot_for_another_target(tmp_path):
 def test_help():
     r = subprocess.run([WEIRC_BIN, "--help"], capture_output=True, text=True, timeout=20)
     assert r.returncode == 0 and r.stderr == ""
-    for word in ("--snapshot", "--target", "--cpu", "--env", "--memory", "--engine"):
+    for word in ("--snapshot", "--target", "--cpu", "--env", "--memory", "--run", "--engine"):
         assert word in r.stdout
 
 
-@pytest.mark.parametrize("args", [["--env", "x"], ["--memory", "1x"], ["--memory", ""], ["--cpu", "z80"], ["--target"], ["b.wat"]])
+@pytest.mark.parametrize("args", [["--env", "x"], ["--memory", "1x"], ["--memory", ""], ["--cpu", "z80"], ["--run", "1s"], ["--target"], ["b.wat"]])
 def test_usage_errors(tmp_path, args):
     r = weirc(guest("add"), tmp_path / "m.cwasm", *args)
     assert r.returncode == 2 and "usage" in r.stderr
