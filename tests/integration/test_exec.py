@@ -13,8 +13,8 @@ CONFIG = {
     "limits": {"body": "8KiB"},
     "modules": {
         "add": EXAMPLE_ADD,
-        "types": {"path": guest("types"), "limits": {"deadline": "200ms", "timeout": "5s"}},
-        "portable": {"path": guest("types"), "engine": "pulley", "limits": {"deadline": "200ms"}},
+        "types": {"path": guest("types"), "limits": {"deadline": "200ms", "timeout": "30s"}},
+        "portable": {"path": guest("types"), "engine": "pulley", "limits": {"deadline": "200ms", "timeout": "30s"}},
         "slow": {"path": guest("types"), "limits": {"deadline": "10s", "timeout": "150ms"}},
         "small": {"path": guest("types"), "limits": {"memory": "64KiB"}},
         "two": guest("two"),

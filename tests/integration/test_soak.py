@@ -220,10 +220,14 @@ def storm(w, seed, edge):
         w.get("/api/v1/topics?limit=2", admin=True)
 
     with Meanwhile() as m:
+        def enough():
+            return all(m.counts.get(step, 0) > 1 for step in ("served", "published", "swapped")) and \
+                w.metric("slow_closed_total") and w.metric("frames_dropped_total") or m.errors
+
         for step in (served, published, swapped):
             m.add(step)
         end = time.monotonic() + ROUND_S
-        while time.monotonic() < end:
+        while time.monotonic() < end or not enough():
             while len(peers) < PEERS:
                 with contextlib.suppress(ConnectionError):
                     peers.append(Peer(w, rng, ports))
@@ -239,7 +243,6 @@ def storm(w, seed, edge):
     for p in peers:
         p.end()
     good.close()
-    assert all(m.counts.get(s, 0) > 1 for s in ("served", "published", "swapped")), m.counts
 
 
 def settled(w):
@@ -280,5 +283,4 @@ def test_nothing_is_left(start, workers, edge):
     assert last[1] <= first[1] + WARM, seen  # events that are kept to be used again; keys until they are swept
     if not sanitized(w):
         assert last[3] <= first[3] + PSS, seen
-    assert w.metric("slow_closed_total") and w.metric("frames_dropped_total")
     w.check()

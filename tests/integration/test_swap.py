@@ -477,11 +477,11 @@ def test_bad_modules_change_nothing(start, files):
 
 
 def big(n):
-    """Takes weirc a while."""
+    """Takes weirc a while, as there was none like it before."""
     body = "(i32.mul (i32.add (local.get 0) (i32.const 3)) (i32.const 7))"
     for _ in range(6):
         body = f"(i32.add {body} (i32.rotl {body} (local.get 0)))"
-    return echo("z")[:-1] + "".join(f'(func (export "f{i}") (param i32) (result i32) {body})' for i in range(n)) + ")"
+    return f"(; {os.urandom(8).hex()} ;)" + echo("z")[:-1] + "".join(f'(func (export "f{i}") (param i32) (result i32) {body})' for i in range(n)) + ")"
 
 
 def test_weirc_is_killed(start, files):
