@@ -8,14 +8,14 @@ import pytest
 from weir import BINARY, Frame, GUEST_SAYS, PING, PONG, TEXT, close, frame, guest, handshake, problem, rounds
 
 LIMIT, GONE, INVALID, ABSENT = -1, -2, -3, -4
-WS = {"path": guest("ws"), "limits": {"deadline": "100ms", "timeout": "5s"}}
+WS = {"path": guest("ws"), "limits": {"deadline": "100ms", "timeout": "30s"}}
 CONFIG = {
     "log_level": "debug",
     "limits": {"message": "64KiB", "send_queue": "256KiB", "attachment": "16KiB", "close_timeout": "300ms"},
     "modules": {
         "ws": WS,
         "other": WS,
-        "patient": {"path": guest("ws"), "limits": {"deadline": "5s", "timeout": "10s"}},
+        "patient": {"path": guest("ws"), "limits": {"deadline": "30s", "timeout": "60s"}},
         "portable": {**WS, "engine": "pulley"},
         "hs": {"path": guest("hs"), "limits": {"deadline": "50ms", "timeout": "5s"}},
         "closer": {"path": guest("closer"), "limits": {"deadline": "50ms"}},
@@ -339,7 +339,7 @@ def test_output_limit(start):
 def test_effects_wait_for_the_events_end(weir):
     """What was sent at the start of a long event is delivered when it has ended, not before."""
     with Guest(weir, "/patient") as g:
-        g.send(b"Z", u32(100000000), b"early")
+        g.send(b"Z", u32(rounds(100000000)), b"early")
         weir.wait_metric("guests_running", 1)
         sent = weir.metric("messages_sent_total")
         assert weir.metric("guests_running") == 1 and g.raw.buf == b""
@@ -594,7 +594,7 @@ def test_close_while_an_event_runs(weir):
     """The peer leaves amid a long event: on_ws_close runs after it, once."""
     skipped = weir.metric("sends_skipped_total")
     g = Guest(weir, "/patient")
-    g.send(b"Z", u32(100000000), b"unheard")
+    g.send(b"Z", u32(rounds(100000000)), b"unheard")
     weir.wait_metric("guests_running", 1)
     g.raw.reset()
     g.closed_once("close code=1006 clean=0 attached=-4")

@@ -7,7 +7,7 @@ CONFIG = {
     "limits": {"head": "2KiB", "target": "512", "body": "1KiB", "head_timeout": "5s"},
     "modules": {
         "add": guest("add"),
-        "types": {"path": guest("types"), "limits": {"deadline": "2s", "timeout": "5s"}},
+        "types": {"path": guest("types"), "limits": {"deadline": "20s", "timeout": "30s"}},
         "http": {"path": guest("http")},
     },
     "routes": [{"path": "/hello", "http": {"module": "http"}},

@@ -424,7 +424,7 @@ def test_counting_from_all_loops_loses_nothing(start, tmp_path):
         (drop (call $set (i32.const 0) (i32.const 1) (i32.const 16) (i32.const 4) (i64.const 0)))
         (i32.load (i32.const 16))))'''
     (tmp_path / "counter.wat").write_text(counter)
-    w = start({"workers": LOOPS, "modules": {"counter": {"path": str(tmp_path / "counter.wat"), "limits": {"timeout": "5s"}}}, "limits": FEW})
+    w = start({"workers": LOOPS, "modules": {"counter": {"path": str(tmp_path / "counter.wat"), "limits": {"timeout": "30s"}}}, "limits": FEW})
     done, refused = [], []
 
     def client():

@@ -56,7 +56,7 @@ def echo(letter):
 def config(folder, **module):
     file = folder / "echo.wat"
     file.write_text(echo("a"))
-    return {"modules": {"echo": {"path": str(file), "exec": "yes", "limits": {"deadline": "2s", "timeout": "5s"}, **module},
+    return {"modules": {"echo": {"path": str(file), "exec": "yes", "limits": {"deadline": "2s", "timeout": "30s"}, **module},
                         "add": guest("add")},
             "routes": [{"path": "/ws", "websocket": {"module": "echo"}}]}
 
@@ -334,7 +334,7 @@ def test_an_actor_leaves_its_state_to_its_successor(start, files):
     file = files / "actor.wat"
     file.write_text(COUNTER % (1, ""))
     w = start({"modules": {"echo": {"path": str(file), "exec": "yes", "instance": "module", "snapshot": "no",
-                                    "limits": {"deadline": "2s", "timeout": "5s"}}}})
+                                    "limits": {"deadline": "2s", "timeout": "30s"}}}})
     assert [w.exec("echo/count", "[0]") for _ in range(2)] == ["1", "2"]
     putted(w, COUNTER % (10, ""))
     assert [w.exec("echo/count", "[0]") for _ in range(2)] == ["12", "22"]

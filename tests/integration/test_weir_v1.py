@@ -12,7 +12,7 @@ from weir import (BINARY, TEXT, Raw, Watch, close, cpu_seconds, frame, guest, ha
 LIMIT, GONE, INVALID, ABSENT = -1, -2, -3, -4
 TOPICS, TOPIC_LENGTH, QUEUE, TIMERS, KV = 4, 16, 256 << 10, 20, 40 << 10
 KV_ENTRY, KV_KEY = 64, 512
-PATIENT = {"deadline": "15s", "timeout": "15s", "calls": 1000000, "timers": TIMERS, "kv": KV}
+PATIENT = {"deadline": "30s", "timeout": "60s", "calls": 1000000, "timers": TIMERS, "kv": KV}
 V1 = {"path": guest("v1"), "exec": "yes", "limits": PATIENT}
 CONFIG = {
     "log_level": "debug",
