@@ -91,15 +91,22 @@ static enum err timer_put(void *arg, const struct guest_timer *t)
     return put(g, HANDOVER_timer, -1);
 }
 
+/* Said goodbye to, and its peer has not ended yet: whose guest is to be told of the end by who
+ * serves then, as what it stores there counts. */
+static bool ends(const struct conn *c)
+{
+    return c->state == CONN_LINGER && !c->queue && c->flags & WS_OPENED && c->flags & WS_CLOSE_SENT;
+}
+
 /* Whether the next worker can go on with it: a plain WebSocket whose route is there too, or a
  * connection between two requests, of the next one of which nothing was parsed. */
 static bool givable(const struct give *g, const struct conn *c)
 {
-    if (!c || c->state != CONN_OPEN || c->holds || c->tls)
+    if (!c || c->holds || c->tls)
         return false;
     if (c->protocol == PROTOCOL_WS)
-        return g->routes[c->route];
-    if (c->protocol == PROTOCOL_PROXY)
+        return g->routes[c->route] && (c->state == CONN_OPEN || ends(c));
+    if (c->state != CONN_OPEN || c->protocol == PROTOCOL_PROXY)
         return false; /* whether TLS follows is its listener's, whose number may be another there */
     return !c->detail && !c->peer_ended;
 }
@@ -137,7 +144,8 @@ static enum err conn_put(struct give *g, const struct conn *c, const struct even
     buf_clear(&g->replay, 64 << 10);
     buf_clear(&g->queue, 64 << 10);
     e = e ? e : conn_rest(&g->gw->net, c, &g->queue, &rest);
-    e = e || !ws ? e : ws_rx_replay(c->detail, &g->replay);
+    if (!e && ws && c->state == CONN_OPEN)
+        e = ws_rx_replay(c->detail, &g->replay);
     if (!e && ev && ev->kind == GUEST_on_ws_message)
         e = message_put(g, ev, &rest.saved);
     g->r.conn = (struct handover_conn){

@@ -203,7 +203,7 @@ enum err conn_rest(const struct net *net, const struct conn *c, struct buf *queu
 
 void conn_give_up(struct net *net, struct conn *c)
 {
-    ASSERT(c->state == CONN_OPEN && !c->gathered && !c->tls);
+    ASSERT(c->state != CONN_CLOSED && !c->gathered && !c->tls);
     sys_poller_remove(net->loop->poller, c->fd); /* closing it here does not, as it is open there */
     c->reaped = true;
     end(net, c);
