@@ -3,6 +3,7 @@ import gzip
 import json
 import re
 import threading
+import time
 
 import pytest
 
@@ -214,6 +215,42 @@ def test_it_ends_with_the_drain(start):
         s.closed()
         problem(ask(w, "/api/v1/stream"), 503, "DRAINING")
     assert w.wait_exit() == 0
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_it_ends_with_the_worker_that_hands_over(start, loops):
+    w = start({**CONFIG, "workers": loops})
+    with Stream(w) as s:
+        s.head()
+        s.state()
+        w.file.write_text(json.dumps({**w.config, "log_rate": 7}))
+        assert w.get("/api/v1/reload", admin=True, method="POST").status == 200
+        while s.event()[0] != "end":
+            pass
+        s.closed()
+    with Stream(w) as s:
+        assert s.head().startswith("HTTP/1.1 200")
+        assert s.state()["metrics"]["watchers"] == 1
+
+
+def test_who_reads_slowly_is_told_less_often(weir):
+    """As long as it takes something."""
+    slow = weir.metric("slow_closed_total")
+    with weir.raw() as c:
+        for i in range(60):
+            c.send(f"GET /{'y' * 1000} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            c.response()
+    with Stream(weir, rcvbuf=2048, mss=536) as s:
+        s.head()
+        weir.wait_metric("queues_active", lambda n: n >= 1)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            s.buf += s.sock.recv(400)
+            time.sleep(0.02)
+        first = s.state()
+        while s.state()["now_ms"] < first["now_ms"] + 3000:
+            pass
+    assert weir.metric("slow_closed_total") == slow
 
 
 # ---------------------------------------------------------------------------- the page's own protection
@@ -478,6 +515,20 @@ def test_what_is_hostile_is_text(page, weir):
     refused = page.b.js("(() => { try { document.body.innerHTML = '<i>x</i>'; return 'taken' } catch (e) { return e.name } })()")
     assert refused == "TypeError"
     page.b.console.clear()  # that this was refused
+
+
+def test_figures_stand_still(page, weir):
+    page.b.click("document.querySelector('#pause')")
+    page.b.wait("document.querySelector('#pause').getAttribute('aria-pressed') === 'true'")
+    shown = page.b.js("document.querySelector('#tiles').textContent")
+    at = page.b.js("now().metrics.connections_accepted_total")
+    with weir.ws("/echo") as c:
+        c.send(frame(TEXT, "x")).message()
+        page.b.wait(f"now().metrics.connections_accepted_total > {at}")
+        assert page.b.js("document.querySelector('#tiles').textContent") == shown
+        page.b.click("document.querySelector('#pause')")
+        page.b.wait("document.querySelector('#pause').textContent === 'Pause'")
+        assert page.b.js("document.querySelector('#tiles').textContent") != shown
 
 
 def test_events_stand_still_while_read(page, weir):
