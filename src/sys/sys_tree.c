@@ -119,7 +119,8 @@ void sys_file_used(const char *path)
 }
 
 /* The bytes of the files in question, and which of them was not used for longest. */
-static uint64_t longest_unused(DIR *folder, const char *end, const char *but, char oldest[NAME_MAX])
+static uint64_t longest_unused(DIR *folder, const char *end, const char *but,
+                               char oldest[NAME_MAX + 1])
 {
     struct timespec least = {0};
     uint64_t sum = 0;
@@ -137,14 +138,14 @@ static uint64_t longest_unused(DIR *folder, const char *end, const char *but, ch
         if (strcmp(e->d_name, but) == 0 || (*oldest && !before))
             continue;
         least = *used;
-        snprintf(oldest, NAME_MAX, "%s", e->d_name);
+        snprintf(oldest, NAME_MAX + 1, "%s", e->d_name);
     }
     return sum;
 }
 
 void sys_folder_trim(const char *path, const char *end, uint64_t most, const char *but)
 {
-    char oldest[NAME_MAX];
+    char oldest[NAME_MAX + 1];
     DIR *folder = opendir(path);
     while (folder && longest_unused(folder, end, but, oldest) > most && *oldest)
         if (unlinkat(dirfd(folder), oldest, 0))
