@@ -118,6 +118,7 @@ int main(int argc, char **argv)
 {
     /* One arena: there is one thread. Freed memory at the top is kept up to a megabyte, as trimming
      * for every instance of an interpreted guest costs more than the call. */
+    sys_standard_open(); /* what is opened next is not to be taken for one of them by a child */
     sys_signals_init();
     sys_name_set("weir");
     mallopt(M_ARENA_MAX, 1);

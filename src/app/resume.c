@@ -67,7 +67,8 @@ static void inherit_all(const struct supervisor *s, bool inherit)
         sys_inherit(m->canary.fd, inherit);
     }
     for (unsigned i = 0; i < LEAVING_MAX; i++)
-        sys_inherit(s->succession.leaving[i].control, inherit);
+        if (s->succession.leaving[i].pid)
+            sys_inherit(s->succession.leaving[i].control, inherit);
 }
 
 const char *resume_exec(struct supervisor *s, const char *path)

@@ -440,7 +440,7 @@ void succession_message(struct supervisor *s)
     struct succession *q = &s->succession;
     struct control m;
     int fd;
-    if (q->control < 0)
+    if (q->control < 0 || !sys_readable(q->control))
         return;
     if (!control_recv(q->control, &m, &fd)) {
         sys_poller_remove(s->loop.poller, q->control); /* its end is reported as a signal */

@@ -241,6 +241,9 @@ static void on_control(void *arg, uint32_t slot, uint32_t generation, uint32_t r
         succession_message(s);
         return;
     }
+    /* What woke us may have been said of the worker before, whose place this one just took. */
+    if (!sys_readable(s->control))
+        return;
     if (!control_recv(s->control, &m, &fd)) {
         control_end(s); /* its end is reported as a signal */
         return;

@@ -159,6 +159,7 @@ bool sys_log_write(struct slice line);
 /* Before anything else: a peer or a reader of our output that goes is an error of a write, and a
  * child's end is told, whatever this process was started with. */
 void sys_signals_init(void);
+void sys_standard_open(void);        /* 0, 1 and 2 are open from here on */
 void sys_name_set(const char *name); /* which tools show, however this program was started */
 /* Signals as readable events; the calling thread no longer takes them otherwise. */
 enum sys_signal {
@@ -199,6 +200,7 @@ int sys_control_pair(int out[2]);
 int sys_handover_pair(int out[2], uint32_t ms); /* each wait ends after ms */
 int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n_fds);
 enum { SYS_CONTROL_FDS = 253 }; /* the kernel's own bound */
+bool sys_readable(int fd);      /* whether it has something, or has ended */
 ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds);
 
 #endif

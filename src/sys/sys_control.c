@@ -1,5 +1,6 @@
 /* Messages with descriptors: sys.h. */
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -60,6 +61,12 @@ int sys_control_send(int fd, const void *p, size_t n, const int *fds, unsigned n
         r = (int)sendmsg(fd, &m, MSG_NOSIGNAL);
     while (again(r, begin_ns));
     return result(r);
+}
+
+bool sys_readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
 }
 
 ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], unsigned *n_fds)

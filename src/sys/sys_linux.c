@@ -580,6 +580,13 @@ void sys_signals_init(void)
     signal(SIGCHLD, SIG_DFL);
 }
 
+void sys_standard_open(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)open("/dev/null", O_RDWR); /* the lowest number that is free */
+}
+
 void sys_name_set(const char *name)
 {
     prctl(PR_SET_NAME, name, 0, 0, 0);

@@ -517,6 +517,7 @@ def test_upgrade(installed):
             wait_for("a new worker serves", lambda: len(w.logs("handover_done")) == n)
             wait_for("the old one has ended", lambda: proc_state(first) in ("", "Z", "X"))
             assert program_of(w.supervisor) == program_of(worker(w)) == inode
+            assert os.readlink(f"/proc/{w.supervisor}/fd/0") == "/dev/null", "a child's would take its place"
             assert ask(a, b"i") == ident
             assert ask(a, b"g") == b"stays"
             assert ask(e, b"x") == b"x"
@@ -530,6 +531,27 @@ def test_upgrade(installed):
     wait_for("another worker", lambda: len(w.logs("worker_ready")) == 5)
     with w.ws("/e") as more:
         assert ask(more, b"y") == b"y"
+
+
+def test_without_standard_input(start, tmp_path):
+    """What the supervisor opens first has not its number, which children find taken."""
+    w = start({"routes": [{"path": "/e", "websocket": {"handler": "echo"}}]}, start=False)
+    w.preexec = lambda: os.close(0)
+    w.start()
+    with w.ws("/e") as e:
+        for _ in range(3):
+            reload(w)
+            assert ask(e, b"x") == b"x"
+
+
+def test_a_stop_after_many_hand_overs(start):
+    """What an old worker said last is not taken for a word of the one that has its place."""
+    w = start({"routes": [{"path": "/e", "websocket": {"handler": "echo"}}]})
+    for n in range(1, 13):
+        change(w, drain=f"{6000 + n}ms")
+        w.signal(signal.SIGHUP)
+        wait_for("a new worker serves", lambda: len(w.logs("handover_done")) == n)
+    assert w.get("/readyz", admin=True).status == 200
 
 
 @pytest.mark.parametrize("content", [b"#!/bin/sh\necho no good >&2\nexit 1\n", b"no program", b"#!/bin/sh\nexit 0\n"],

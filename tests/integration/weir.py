@@ -497,6 +497,8 @@ class Weir:
         if start:
             self.start()
 
+    preexec = None  # called in the process that becomes weir
+
     def start(self, ready=True):
         self.signalled = False
 
@@ -506,7 +508,7 @@ class Weir:
 
         self.proc = subprocess.Popen([WEIR_BIN, "serve", str(self.file)], stdin=subprocess.DEVNULL,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                     preexec_fn=limit if self.nofile else None,
+                                     preexec_fn=self.preexec or (limit if self.nofile else None),
                                      env={**os.environ, **(self.env or {})})
         self._readers = [threading.Thread(target=self._read, daemon=True),
                          threading.Thread(target=self._read_stdout, daemon=True)]
