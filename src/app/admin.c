@@ -9,9 +9,13 @@
 enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, PAGE_BYTES = 16 << 20 };
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
- * name of its own that resolves to loopback (DNS rebinding). */
-static bool host_allowed(const struct config_admin *a, struct slice host)
+ * name of its own that resolves to it (DNS rebinding). What is no name but an address is asked for
+ * only by who means it. */
+static bool host_allowed(const struct config_admin *a, struct slice host, bool addresses)
 {
+    struct address any;
+    if (addresses && address_port_parse(host, &any))
+        return true;
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
     for (size_t i = 0; i < ARRAY_LEN(names) + a->hosts.n; i++) {
         bool own = i < ARRAY_LEN(names);
@@ -24,10 +28,11 @@ static bool host_allowed(const struct config_admin *a, struct slice host)
 }
 
 /* A browser says where a page comes from: only this listener's own may read here. */
-static bool origin_allowed(const struct http_exchange *ex)
+static bool origin_allowed(const struct http_exchange *ex, bool tls)
 {
     struct slice origin = http_exchange_field(ex, SLICE("origin"));
-    struct slice host = http_span_slice(ex->head, ex->req.host), scheme = SLICE("http://");
+    struct slice host = http_span_slice(ex->head, ex->req.host);
+    struct slice scheme = tls ? SLICE("https://") : SLICE("http://");
     return !origin.p ||
            (origin.n == scheme.n + host.n && memcmp(origin.p, scheme.p, scheme.n) == 0 &&
             slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
@@ -226,20 +231,22 @@ static bool token_right(const struct http_exchange *ex, struct slice token)
     return !wrong;
 }
 
-/* Without a token, whoever is on this machine may ask, but no page of another site. With one,
- * /api asks for it; on an address that others reach, so does all but health and the page. */
-static enum err access_check(const struct gateway *gw, const struct http_exchange *ex, bool api,
-                             bool health)
+/* Without a token, whoever is on this machine, or has shown a certificate, may ask, but no page of
+ * another site: browsers show certificates for any. With a token, /api asks for it; on an address
+ * that others reach without a certificate, so does all but health and the page. */
+static enum err access_check(const struct gateway *gw, const struct conn *c,
+                             const struct http_exchange *ex, bool api, bool health)
 {
-    struct slice token = slice_str(gw->config.admin.token);
-    bool loopback = true,
-         own = host_allowed(&gw->config.admin, http_span_slice(ex->head, ex->req.host));
-    config_listenable(gw->config.admin.address, &loopback);
+    const struct config_admin *a = &gw->config.admin;
+    struct slice token = slice_str(a->token);
+    bool loopback = true, proven = a->client_ca && c->tls;
+    config_listenable(a->address, &loopback);
     if (token.n && token_right(ex, token))
         return ERR_NONE; /* which no page has */
-    if (!loopback)
+    if (!loopback && !proven)
         return health ? ERR_NONE : ERR_UNAUTHORIZED;
-    if (!own || !origin_allowed(ex))
+    if (!host_allowed(a, http_span_slice(ex->head, ex->req.host), proven && !loopback) ||
+        !origin_allowed(ex, c->tls))
         return ERR_FORBIDDEN;
     return token.n && api ? ERR_UNAUTHORIZED : ERR_NONE;
 }
@@ -303,7 +310,7 @@ void admin_request(struct gateway *gw, struct conn *c, struct http_exchange *ex)
     const struct route *r = route_of(&a, allow);
     enum guard guard = r ? r->guard : TOKEN;
     struct slice coding = http_exchange_field(ex, SLICE("content-encoding"));
-    enum err e = access_admin(gw, c->fd) ? access_check(gw, ex, guard == TOKEN, guard == HEALTH)
+    enum err e = access_admin(gw, c->fd) ? access_check(gw, c, ex, guard == TOKEN, guard == HEALTH)
                                          : ERR_ADMIN_PEER;
     if (e) {
         a.fields = e == ERR_UNAUTHORIZED ? SLICE("WWW-Authenticate: Bearer\r\n") : SLICE_NONE;

@@ -6,7 +6,7 @@
 
 #include "base/log.h"
 
-enum { PAIRS_MAX = CONFIG_CERTIFICATES_MAX * 2 * (TLS_PEM_MAX + 4) };
+enum { ALL_MAX = CONFIG_CERTIFICATES_MAX * TLS_PEMS * (TLS_PEM_MAX + 4) };
 
 static void wipe(struct slice s)
 {
@@ -23,45 +23,59 @@ static enum err file_read(const char *path, struct slice *out, struct buf *why)
     return e;
 }
 
-static enum err pair_read(const struct config_certificate *one, struct slice *certificate,
-                          struct slice *key, struct buf *why)
+static void pem_wipe(const struct slice pem[TLS_PEMS])
 {
-    enum err e = file_read(one->certificate, certificate, why);
+    for (int i = 0; i < TLS_PEMS; i++)
+        if (pem[i].p)
+            wipe(pem[i]);
+}
+
+/* pem_wipe where there was no error. */
+static enum err pem_read(const struct config_certificate *one, struct slice pem[TLS_PEMS],
+                         struct buf *why)
+{
+    const char *const files[TLS_PEMS] = {one->certificate, one->key, one->client_ca};
+    enum err e = ERR_NONE;
+    memset(pem, 0, TLS_PEMS * sizeof(*pem));
+    for (int i = 0; i < TLS_PEMS && !e; i++)
+        e = files[i] ? file_read(files[i], &pem[i], why) : ERR_NONE;
+    if (!e && one->client_ca && !pem[TLS_PEM_CLIENT_CA].n) { /* which would ask for none */
+        e = buf_printf(why, "%s is empty", one->client_ca);
+        e = e ? e : ERR_INVALID;
+    }
     if (e)
-        return e;
-    e = file_read(one->key, key, why);
-    if (e)
-        wipe(*certificate);
+        pem_wipe(pem);
     return e;
 }
 
-/* A listener's certificates and keys, as tls_certificates takes them. why: which can't be read. */
-static enum err pairs_read(const struct certificates *c, uint32_t listener, struct buf *out,
-                           struct buf *why)
+/* A listener's, as tls_certificates takes them. why: which can't be read. */
+static enum err all_read(const struct certificates *c, uint32_t listener, struct buf *out,
+                         struct buf *why)
 {
     uint32_t number = 0;
     enum err e = ERR_NONE;
     for (uint32_t i = 0; i < c->config->n_certificates && !e; i++) {
         const struct config_certificate *one = &c->config->certificates[i];
-        struct slice certificate, key;
+        struct slice pem[TLS_PEMS];
         if (one->listener != listener)
             continue;
         e = buf_printf(why, "certificate %u: ", ++number);
-        e = e ? e : pair_read(one, &certificate, &key, why);
+        e = e ? e : pem_read(one, pem, why);
         if (e)
             return e;
-        uint32_t n[] = {(uint32_t)certificate.n, (uint32_t)key.n};
+        uint32_t n[TLS_PEMS];
+        for (int k = 0; k < TLS_PEMS; k++)
+            n[k] = (uint32_t)pem[k].n;
         e = buf_append(out, slice_of(n, sizeof(n)));
-        e = e ? e : buf_append(out, certificate);
-        e = e ? e : buf_append(out, key);
-        wipe(certificate);
-        wipe(key);
+        for (int k = 0; k < TLS_PEMS && !e; k++)
+            e = buf_append(out, pem[k]);
+        pem_wipe(pem);
         why->len = 0;
     }
     return e;
 }
 
-static void pairs_done(struct buf *b)
+static void all_done(struct buf *b)
 {
     if (b->p)
         explicit_bzero(b->p, b->len);
@@ -69,15 +83,15 @@ static void pairs_done(struct buf *b)
 }
 
 /* The same sealed; negative: why says it. */
-static int pairs_seal(const struct certificates *c, uint32_t listener, struct buf *why)
+static int all_seal(const struct certificates *c, uint32_t listener, struct buf *why)
 {
-    struct buf pairs;
-    buf_init(&pairs, PAIRS_MAX);
-    enum err e = pairs_read(c, listener, &pairs, why);
-    int fd = e ? -1 : sys_memfd_sealed("certificates", buf_slice(&pairs));
+    struct buf all;
+    buf_init(&all, ALL_MAX);
+    enum err e = all_read(c, listener, &all, why);
+    int fd = e ? -1 : sys_memfd_sealed("certificates", buf_slice(&all));
     if (!e && fd < 0 && buf_printf(why, "memfd: %s", strerror(-fd)))
         why->len = 0;
-    pairs_done(&pairs);
+    all_done(&all);
     return fd;
 }
 
@@ -112,7 +126,7 @@ bool certificates_open(struct certificates *c, const struct config *config, cons
         struct buf why;
         buf_init(&why, 8192);
         c->next[i] = -1;
-        c->now[i] = has_tls(c, i) ? pairs_seal(c, i, &why) : -1;
+        c->now[i] = has_tls(c, i) ? all_seal(c, i, &why) : -1;
         if (why.len)
             fprintf(stderr, "%s:%u: %.*s\n", file, line_of(c, i, (const char *)why.p), (int)why.len,
                     (const char *)why.p);
@@ -128,17 +142,16 @@ bool certificates_check(const struct certificates *c)
     bool ok = true;
     for (uint32_t i = 0; i < c->config->n_certificates; i++) {
         const struct config_certificate *one = &c->config->certificates[i];
-        struct slice certificate, key;
+        struct slice pem[TLS_PEMS];
         struct buf why;
         buf_init(&why, 8192);
-        if (pair_read(one, &certificate, &key, &why) == ERR_NONE) {
-            enum err e = tls_pair_check(certificate, key, &why);
+        if (pem_read(one, pem, &why) == ERR_NONE) {
+            enum err e = tls_certificate_check(pem, &why);
             if (why.len)
                 fprintf(stderr, "%s:%u: %s%s: %.*s\n", c->file, one->line,
                         e ? "" : "warning: ", one->certificate, (int)why.len, (const char *)why.p);
             ok = ok && !e;
-            wipe(certificate);
-            wipe(key);
+            pem_wipe(pem);
         }
         buf_done(&why);
     }
@@ -199,9 +212,9 @@ void certificates_serve(struct certificates *c)
 static bool same(int a, int b)
 {
     struct slice x, y;
-    if (sys_fd_read(a, PAIRS_MAX, &x))
+    if (sys_fd_read(a, ALL_MAX, &x))
         return false;
-    bool equal = sys_fd_read(b, PAIRS_MAX, &y) == ERR_NONE;
+    bool equal = sys_fd_read(b, ALL_MAX, &y) == ERR_NONE;
     if (equal) {
         equal = slice_eq(x, y);
         wipe(y);
@@ -214,7 +227,7 @@ static void listener_reload(struct certificates *c, uint32_t i)
 {
     struct buf why;
     buf_init(&why, 8192);
-    int fd = pairs_seal(c, i, &why);
+    int fd = all_seal(c, i, &why);
     if (fd >= 0 && same(fd, c->now[i])) {
         sys_close(fd);
     } else if (buf_append(&why, slice_of("", 1)) == ERR_NONE) {
@@ -253,7 +266,8 @@ bool certificates_message(struct certificates *c, const struct control *m)
     c->next[i] = -1;
     c->pending[i] = false;
     if (log_begin(loaded ? LOG_certificates_loaded : LOG_certificates_refused)) {
-        log_text("listener", slice_str(c->config->listen[i]));
+        log_text("listener", slice_str(i < c->config->n_listen ? c->config->listen[i]
+                                                               : c->config->admin.address));
         log_text("file", slice_str(c->file));
         log_number("line", line_of(c, i, m->text));
         if (m->n)

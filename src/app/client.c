@@ -12,6 +12,7 @@ enum { TIMEOUT_MS = 120000, ANSWER_MAX = 4 << 20, FILE_MAX = 64 << 20, EXIT_USAG
 enum { REQUEST_MAX = 8 << 10, HEALTH_MS = 2000, TAIL_MS = 500 };
 
 const char *client_address = CLIENT_ADDRESS;
+struct tls_client client_tls;
 
 static json_t *fail(const char *what)
 {
@@ -24,15 +25,21 @@ static bool exchange(struct slice head, struct slice body, uint32_t timeout_ms, 
 {
     char host[64];
     uint16_t port;
-    if (!config_address(client_address, host, &port))
-        return fail("--admin is ADDRESS:PORT or unix:/PATH");
+    const char *address = client_address;
+    bool tls = strncmp(address, "https://", 8) == 0;
+    if (!config_address(address + (tls ? 8 : 0), host, &port))
+        return fail("--admin is ADDRESS:PORT, https://ADDRESS:PORT or unix:/PATH");
     int fd = sys_connect(host, port, timeout_ms);
     if (fd < 0)
         return fail(strerror(-fd));
-    /* Where not all of the body is taken, the answer says why. */
-    ssize_t n = sys_send(fd, head);
-    if (n > 0 && body.n && sys_send(fd, body) < 0)
-        n = 1;
+    if (tls) {
+        const char *wrong = tls_client_exchange(fd, &client_tls, host, head, body, answer);
+        sys_close(fd);
+        return !wrong || fail(wrong);
+    }
+    ssize_t n = sys_write(fd, head);
+    if (n > 0 && body.n)
+        (void)!sys_write(fd, body); /* where not all of it is taken, the answer says why */
     while (n > 0) {
         if (buf_reserve(answer, 4096))
             n = -1;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "app/config.h"
+#include "net/tls_client.h"
 
 /* check.c: loads all modules once, and serves nothing. */
 int check_run(const char *file);
@@ -35,6 +36,7 @@ int scaffold_dev(char **args); /* `make`, and serve: again at each change */
 /* client.c: what is asked of a gateway that runs, through its admin listener. */
 #define CLIENT_ADDRESS "127.0.0.1:6060"
 extern const char *client_address;
+extern struct tls_client client_tls; /* where that begins with https:// */
 int client_modules(char **args);
 int client_put(char **args);      /* put NAME FILE */
 int client_remove(char **args);   /* remove NAME */

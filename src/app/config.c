@@ -380,7 +380,12 @@ static void address_check(struct reader *r, const yaml_node_t *at, const char *t
         reader_fail(r, at, "an address is IP:PORT or [IPv6]:PORT%s, not %.60s",
                     admin ? ", or unix:/PATH of 63 bytes at most" : "", text);
     else if (admin && !guarded && !loopback)
-        reader_fail(r, at, "the admin address must be on loopback, or admin.token be set");
+        reader_fail(r, at,
+                    "the admin address must be on loopback, or admin.token or "
+                    "admin.tls.client_ca be set: others reach it");
+    else if (path && r->config->n_certificates && /* what was read last is the admin's own */
+             r->config->certificates[r->config->n_certificates - 1].listener == READER_ADMIN)
+        reader_fail(r, at, "a Unix socket is its owner's alone: it takes no tls");
 }
 
 static void token_check(struct reader *r, const yaml_node_t *at, const char *token)
@@ -424,10 +429,9 @@ static void listener_read(struct reader *r, yaml_node_t *item, void *base)
     uint32_t n = c->n_listen;
     unsigned before = r->problems;
     r->proxy = false;
+    r->listener = n;
     reader_map_read(r, item, &listener_map, c);
     c->listen_proxy |= r->proxy && c->n_listen > n ? UINT32_C(1) << n : 0;
-    for (uint32_t i = 0; i < c->n_certificates; i++)
-        c->certificates[i].listener = MIN(c->certificates[i].listener, n);
     if (c->n_listen == n && r->problems == before)
         reader_fail(r, item, "a listener needs address: IP:PORT");
 }
@@ -441,6 +445,7 @@ static const struct reader_list hosts_list = {"name", "[weir.example]", 1, READE
 static const struct reader_key admin_keys[] = {
     {"allow", offsetof(struct config_admin, allow), .list = &allow_from_list},
     {"hosts", offsetof(struct config_admin, hosts), .list = &hosts_list},
+    {"tls", 0, .read = config_admin_tls_read},
     {.key = NULL}};
 static const struct reader_map admin_map = {READER_KEYS, .form = "address: IP:PORT",
                                             .rows = admin_rows, .keys = admin_keys};
@@ -455,7 +460,7 @@ static void admin_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, v
     struct config_admin *a = base;
     (void)key;
     reader_map_read(r, value, &admin_map, a);
-    address_check(r, value, a->address, true, *a->token);
+    address_check(r, value, a->address, true, *a->token || a->client_ca);
     token_check(r, value, a->token);
 }
 
@@ -568,6 +573,9 @@ enum err config_parse(struct slice yaml, const char *file, struct config *out, s
         out->listen = reader_grow(out->listen, &out->n_listen, sizeof(*out->listen));
         out->listen[0] = strdup("0.0.0.0:8080");
     }
+    for (uint32_t i = 0; i < out->n_certificates; i++)
+        if (out->certificates[i].listener == READER_ADMIN)
+            out->certificates[i].listener = out->n_listen;
     return e;
 }
 

@@ -31,6 +31,7 @@ struct config_admin {
     CONFIG_ADMIN(CFG)
     struct config_blocks allow; /* who may connect; none: all that can */
     struct config_texts hosts;  /* names for it beside those of loopback */
+    bool client_ca;             /* tls.client_ca is there: who gets in has shown a certificate */
 };
 struct config_heartbeat {
     CONFIG_HEARTBEAT(CFG)
@@ -77,7 +78,8 @@ enum { CONFIG_CERTIFICATES_MAX = 16 };                   /* of a listener */
 
 struct config_certificate {
     char *certificate, *key; /* files */
-    uint32_t listener;       /* of config.listen */
+    char *client_ca;   /* admin's: who signs its clients' certificates; NULL: none asked for */
+    uint32_t listener; /* of config.listen; n_listen: admin's */
     unsigned line;
 };
 

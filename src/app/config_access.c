@@ -130,9 +130,18 @@ static void file_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, vo
     *file = text ? reader_resolve(r->file, text) : NULL;
 }
 
+static void client_ca_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    if (r->listener != READER_ADMIN)
+        reader_fail(r, key, "client_ca is of admin.tls alone");
+    r->config->admin.client_ca = true;
+    file_read(r, key, value, base);
+}
+
 static const struct reader_key certificate_keys[] = {
     {"certificate", offsetof(struct config_certificate, certificate), .read = file_read},
     {"key", offsetof(struct config_certificate, key), .read = file_read},
+    {"client_ca", offsetof(struct config_certificate, client_ca), .read = client_ca_read},
     {.key = NULL}};
 static const struct reader_map certificate_map = {
     READER_KEYS, .form = "certificate: FILE, key: FILE", .keys = certificate_keys};
@@ -144,7 +153,7 @@ static void certificate_read(struct reader *r, yaml_node_t *item, void *base)
     struct config_certificate *one = &c->certificates[c->n_certificates - 1];
     unsigned before = r->problems;
     one->line = (unsigned)item->start_mark.line + 1;
-    one->listener = UINT32_MAX; /* the one that is being read */
+    one->listener = r->listener;
     reader_map_read(r, item, &certificate_map, one);
     if (r->problems == before && !(one->certificate && one->key))
         reader_fail(r, item, "tls needs certificate: FILE and key: FILE");
@@ -163,6 +172,13 @@ void config_certificates_read(struct reader *r, yaml_node_t *key, yaml_node_t *v
         reader_list_read(r, value, &certificates_list, base);
 }
 
+void config_admin_tls_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base)
+{
+    (void)key, (void)base;
+    r->listener = READER_ADMIN;
+    certificate_read(r, value, r->config);
+}
+
 void config_access_done(struct config *c)
 {
     free(c->access.trusted.v);
@@ -176,6 +192,7 @@ void config_access_done(struct config *c)
     for (uint32_t i = 0; i < c->n_certificates; i++) {
         free(c->certificates[i].certificate);
         free(c->certificates[i].key);
+        free(c->certificates[i].client_ca);
     }
     free(c->certificates);
 }

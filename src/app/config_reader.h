@@ -9,7 +9,7 @@
 #include "app/config_value.h"
 
 /* More than a map or list of a configuration needs. */
-enum { READER_KEYS_MAX = 64, READER_TEXTS_MAX = 64 };
+enum { READER_KEYS_MAX = 64, READER_TEXTS_MAX = 64, READER_ADMIN = INT32_MAX };
 
 struct reader_row {
     const char *key; /* NULL: the last row */
@@ -37,6 +37,7 @@ struct reader {
     yaml_node_t *routes; /* read last: they name modules */
     bool target;         /* the route that is read has websocket or http */
     bool proxy;          /* the listener that is read has proxy_protocol */
+    uint32_t listener;   /* which that is */
 };
 
 /* Says a problem. Past 100 a last line tells that there are more, and reading ends. */
@@ -109,6 +110,7 @@ extern const struct reader_row config_access_rows[], config_jwt_rows[];
 extern const struct reader_map config_access_map;
 void config_jwt_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base);
 void config_certificates_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base);
+void config_admin_tls_read(struct reader *r, yaml_node_t *key, yaml_node_t *value, void *base);
 void config_access_done(struct config *c);
 
 #endif

@@ -88,7 +88,8 @@ static void list_visit(struct gateway *gw, struct errand *errand)
     bool here = admin_page_here(page, gw, &from);
     for (uint32_t slot = from & 0xffffff; here && slot < gw->net.conns.count; slot++) {
         const struct conn *c = pool_at(&gw->net.conns, slot);
-        if (!c || c->state == CONN_CLOSED || c->protocol == PROTOCOL_ADMIN)
+        if (!c || c->state == CONN_CLOSED || c->protocol == PROTOCOL_ADMIN ||
+            c->protocol == PROTOCOL_ADMIN_TLS)
             continue;
         if (json_array_size(page->list) == page->limit) {
             page->full = true;

@@ -156,7 +156,7 @@ static void refuse(int fd, enum err why, bool tls)
 static uint32_t places_taken(const struct gateway *gw, bool admin)
 {
     const uint32_t *speaking = gw->net.speaking;
-    return admin ? speaking[PROTOCOL_ADMIN]
+    return admin ? speaking[PROTOCOL_ADMIN] + speaking[PROTOCOL_ADMIN_TLS]
                  : speaking[PROTOCOL_HTTP] + speaking[PROTOCOL_WS] + speaking[PROTOCOL_PROXY] +
                        speaking[PROTOCOL_TLS];
 }
@@ -190,21 +190,20 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
         }
         mem_spare(admin ? MEM_SPARE : 0);
         struct conn *c = conn_open(&gw->net, fd,
-                                   admin      ? PROTOCOL_ADMIN
-                                   : l->proxy ? PROTOCOL_PROXY
-                                   : l->tls   ? PROTOCOL_TLS
-                                              : PROTOCOL_HTTP);
-        mem_spare(0);
-        if (!c) {
+                                   l->proxy ? PROTOCOL_PROXY
+                                   : l->tls ? (admin ? PROTOCOL_ADMIN_TLS : PROTOCOL_TLS)
+                                            : (admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP));
+        if (c) {
+            c->peer = peer;
+            c->route = (uint16_t)slot; /* the listener, for who reads a PROXY header */
+        } else {
             peers_leave(&gw->peers, peer);
-            continue;
         }
-        c->peer = peer;
-        c->route = (uint16_t)slot; /* the listener, for who reads a PROXY header */
-        if (l->tls && !l->proxy)
+        if (c && l->tls && !l->proxy)
             tls_start(&gw->net, c, slot);
-        else
+        else if (c)
             http_server_open(l->server, c); /* a PROXY header has as long as a request's head */
+        mem_spare(0);
     }
 }
 
@@ -249,8 +248,31 @@ enum err gateway_listen(struct gateway *gw, int fd, bool admin)
 static void handshake_done(void *owner, struct conn *c)
 {
     struct gateway *gw = owner;
-    conn_speak(&gw->net, c, PROTOCOL_HTTP);
-    http_server_open(&gw->http, c);
+    bool admin = c->protocol == PROTOCOL_ADMIN_TLS;
+    conn_speak(&gw->net, c, admin ? PROTOCOL_ADMIN : PROTOCOL_HTTP);
+    http_server_open(admin ? &gw->admin : &gw->http, c);
+}
+
+static void end_idle(struct gateway *gw, struct conn *c)
+{
+    if (c->queue)
+        conn_shutdown(&gw->net, c, CLOSE_SHUTDOWN); /* it still takes its last response */
+    else
+        conn_close(&gw->net, c, CLOSE_SHUTDOWN);
+}
+
+/* Who had shown another one's certificate shows one again. */
+static void admin_renew(struct gateway *gw)
+{
+    const struct conn_protocol *tls = &gw->net.protocols[PROTOCOL_TLS];
+    struct conn_protocol *admin = &gw->net.protocols[PROTOCOL_ADMIN_TLS];
+    *admin = *tls;
+    admin->spare = MEM_SPARE;
+    for (uint32_t i = 0; i < gw->net.conns.count; i++) {
+        struct conn *c = pool_at(&gw->net.conns, i);
+        if (c && c->tls && c->state == CONN_OPEN && c->protocol == PROTOCOL_ADMIN && !c->detail)
+            end_idle(gw, c);
+    }
 }
 
 enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs, struct buf *why)
@@ -263,6 +285,8 @@ enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs, 
                              : tls_new(&gw->net, &limits, PROTOCOL_TLS, gw, handshake_done);
     e = e ? e : tls_certificates(&gw->net, listener, pairs, why);
     gw->listeners[listener].tls |= !e;
+    if (!e && gw->listeners[listener].server == &gw->admin)
+        admin_renew(gw);
     return e;
 }
 
@@ -561,14 +585,6 @@ enum err gateway_init(struct gateway *gw)
     return ERR_NONE;
 }
 
-static void end_idle(struct gateway *gw, struct conn *c)
-{
-    if (c->queue)
-        conn_shutdown(&gw->net, c, CLOSE_SHUTDOWN); /* it still takes its last response */
-    else
-        conn_close(&gw->net, c, CLOSE_SHUTDOWN);
-}
-
 void gateway_drain(struct gateway *gw)
 {
     if (gw->draining)
@@ -599,7 +615,7 @@ void gateway_drain(struct gateway *gw)
             continue;
         if (c->protocol == PROTOCOL_WS)
             gw->drain_left++;
-        else if (c->protocol == PROTOCOL_PROXY || c->protocol == PROTOCOL_TLS)
+        else if (c->protocol >= PROTOCOL_PROXY) /* has not asked for anything yet */
             conn_close(&gw->net, c, CLOSE_SHUTDOWN);
         else if (c->protocol == PROTOCOL_HTTP && !c->detail && !c->scanned && !c->listed)
             end_idle(gw, c);

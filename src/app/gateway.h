@@ -36,7 +36,14 @@
 #include "net/tls.h"
 #include "ws/ws_conn.h"
 
-enum { PROTOCOL_HTTP, PROTOCOL_ADMIN, PROTOCOL_WS, PROTOCOL_PROXY, PROTOCOL_TLS };
+enum {
+    PROTOCOL_HTTP,
+    PROTOCOL_ADMIN,
+    PROTOCOL_WS,
+    PROTOCOL_PROXY,
+    PROTOCOL_TLS,      /* until a handshake is done */
+    PROTOCOL_ADMIN_TLS /* the same, on the admin listener */
+};
 
 struct listener {
     int fd;

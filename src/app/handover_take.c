@@ -228,14 +228,14 @@ static bool websocket_take(struct take *t, struct conn *c)
     return taken;
 }
 
-/* Whether it came to the admin listener, as the old worker says: to speak to that is a privilege.
- */
+/* Whether it came to the admin listener, as the old worker says: to speak to that is a privilege,
+ * which without TLS nobody has any more where it has TLS now. */
 static bool came_to_admin(const struct gateway *gw, int fd)
 {
     struct sys_address here, listens;
     for (unsigned i = 0; i < gw->n_listeners; i++) {
         const struct listener *l = &gw->listeners[i];
-        if (l->server != &gw->admin || sys_local(fd, &here) || sys_local(l->fd, &listens))
+        if (l->server != &gw->admin || l->tls || sys_local(fd, &here) || sys_local(l->fd, &listens))
             continue;
         const char *a = strrchr(here.text, ':'), *b = strrchr(listens.text, ':');
         if (a && b && strcmp(a, b) == 0)

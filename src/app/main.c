@@ -109,9 +109,29 @@ static int usage(FILE *to, int status)
         if (commands[i].text)
             usage_line(to, &commands[i]);
     fprintf(to,
-            "what asks a gateway that runs takes --admin IP:PORT or unix:/PATH, behind the rest "
-            "(default " CLIENT_ADDRESS ")\n");
+            "what asks a gateway that runs takes, behind the rest, --admin IP:PORT, unix:/PATH or\n"
+            "https://IP:PORT (default " CLIENT_ADDRESS "); for https also --ca FILE, --cert FILE, "
+            "--key FILE,\nand --name NAME, where its certificate has that and not the address\n");
     return status;
+}
+
+/* Takes what says which gateway is asked, and how, off the end. Returns what is left. */
+static int client_options(int argc, char **argv)
+{
+    const struct {
+        const char *name, **value;
+    } options[] = {{"--admin", &client_address},
+                   {"--ca", &client_tls.ca},
+                   {"--cert", &client_tls.certificate},
+                   {"--key", &client_tls.key},
+                   {"--name", &client_tls.name}};
+    for (size_t i = 0; argc >= 4 && i < ARRAY_LEN(options); i++)
+        if (strcmp(argv[argc - 2], options[i].name) == 0) {
+            *options[i].value = argv[argc - 1];
+            argv[argc - 2] = NULL;
+            return client_options(argc - 2, argv);
+        }
+    return argc;
 }
 
 int main(int argc, char **argv)
@@ -125,10 +145,7 @@ int main(int argc, char **argv)
     mallopt(M_TRIM_THRESHOLD, 1 << 20);
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
         return usage(stdout, EXIT_SUCCESS);
-    if (argc >= 4 && strcmp(argv[argc - 2], "--admin") == 0) {
-        client_address = argv[argc - 1];
-        argv[argc -= 2] = NULL;
-    }
+    argc = client_options(argc, argv);
     for (size_t i = 0; argc > 1 && i < ARRAY_LEN(commands); i++) {
         const struct command *c = &commands[i];
         if (strcmp(argv[1], c->name) != 0)

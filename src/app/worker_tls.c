@@ -19,7 +19,7 @@ static void take(struct gateway *gw, struct tls_errand *t)
 {
     if (t->tickets)
         tls_tickets(&gw->net, t->bytes);
-    else if (!t->err)
+    else if (!t->err && t->listener < gw->n_listeners) /* the admin's is the first loop's alone */
         t->err = gateway_tls(gw, t->listener, t->bytes, &t->why);
 }
 

@@ -326,8 +326,10 @@ static ssize_t receive(struct net *net, struct conn *c, size_t have, bool *ended
     size_t room = NET_RECEIVE - have;
     if (!c->readable || !room)
         return 0;
+    mem_spare(net->protocols[c->protocol].spare);
     ssize_t r = c->tls ? tls_recv(net, c, net->receive + have, room)
                        : sys_recv(c->fd, net->receive + have, room);
+    mem_spare(0);
     *ended = r == 0;
     if (c->tls) {
         c->readable = tls_more(net, c);

@@ -100,7 +100,7 @@ struct conn {
 _Static_assert(CLOSE_COUNT < 32, "conn.close_reason has 5 bits");
 _Static_assert(sizeof(struct conn) <= 96, "an idle WebSocket's memory");
 
-enum { NET_PROTOCOLS = 5, NET_RECEIVE = 64 << 10 };
+enum { NET_PROTOCOLS = 6, NET_RECEIVE = 64 << 10 };
 /* Writes gather for a while and are sent one after the other: a peer, or the network's own thread,
  * is woken once for several of them rather than for each. */
 enum { NET_GATHER = 60 << 10, NET_GATHER_ONE = 16 << 10, NET_GATHER_CONNS = 64 };

@@ -71,10 +71,17 @@ bool tls_fill(struct tls *t, struct conn *c, struct tls_conn *tc)
 
 void tls_report(struct conn *c, enum err e, const char *detail)
 {
+    struct address peer;
+    char text[ADDRESS_TEXT];
+    bool refused = e == ERR_TLS_CLIENT;
     metrics.errors_total[e]++;
-    if (!log_begin(LOG_tls_failed))
+    if (!log_begin(refused ? LOG_tls_client_refused : LOG_tls_failed))
         return;
     log_id("conn_id", conn_id(c));
+    if (refused && sys_peer(c->fd, &peer) == 0) {
+        address_write(&peer, text);
+        log_text("peer", slice_str(text));
+    }
     log_text("code", slice_str(err_name(e)));
     log_text("detail", slice_str(detail ? detail : err_text(e)));
     log_end();

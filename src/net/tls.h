@@ -27,14 +27,18 @@ enum err tls_new(struct net *net, const struct tls_limits *limits, uint8_t proto
                  void (*opened)(void *owner, struct conn *c)) MUST_USE;
 void tls_done(struct net *net);
 
-/* A listener's certificates: for each {certificate's length, key's} as uint32_t, then these two in
- * PEM, the chain behind the certificate. The first is for names that none of them has. New
- * handshakes use them; on failure the old ones stay, and why says what is wrong with which. */
+/* What a certificate is made of, in PEM: itself with its chain behind it, its key, and those who
+ * may have signed a client's certificate (n 0: no client is asked for one). Where they are, nobody
+ * gets in without: no session is resumed, neither one of this listener nor of another. */
+enum tls_pem { TLS_PEM_CERTIFICATE, TLS_PEM_KEY, TLS_PEM_CLIENT_CA, TLS_PEMS };
+/* A listener's certificates: for each the lengths of these as uint32_t, then them. The first is for
+ * names that none of them has. New handshakes use them; on failure the old ones stay, and why says
+ * what is wrong with which. */
 enum { TLS_CERTIFICATES_MAX = 16, TLS_PEM_MAX = 1 << 20 };
-enum err tls_certificates(struct net *net, uint32_t listener, struct slice pairs,
+enum err tls_certificates(struct net *net, uint32_t listener, struct slice all,
                           struct buf *why) MUST_USE;
-/* What is wrong with a certificate and its key. ERR_NONE with a why: a warning. */
-enum err tls_pair_check(struct slice certificate, struct slice key, struct buf *why) MUST_USE;
+/* What is wrong with one. ERR_NONE with a why: a warning. */
+enum err tls_certificate_check(const struct slice pem[TLS_PEMS], struct buf *why) MUST_USE;
 
 /* Keys of session tickets (RFC 5077 4): the first seals, each opens. */
 enum { TLS_TICKET_KEY = 80, TLS_TICKET_KEYS = 3 };

@@ -1,6 +1,5 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/x509v3.h>
 
 #include "net/tls_inner.h"
 
@@ -8,6 +7,7 @@
 #define CIPHERS_1_2 "ECDHE+AESGCM:ECDHE+CHACHA20"
 #define CIPHERS_1_3 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 #define GROUPS "X25519:P-256:P-384"
+enum { CLIENT_DEPTH = 4, CLIENT_CHAIN = 32 << 10 }; /* of a client's certificates; bytes */
 
 /* OpenSSL frees without a size, so it stands before each piece. */
 static void *crypto_alloc(size_t n, const char *file, int line)
@@ -68,6 +68,7 @@ static SSL_CTX *fail(SSL_CTX *ctx, struct buf *why, const char *text)
 {
     unsigned long code = ERR_peek_last_error();
     const char *reason = code ? ERR_reason_error_string(code) : NULL;
+    why->len = 0; /* a warning is nothing beside that */
     if (buf_printf(why, reason ? "%s (%s)" : "%s", text, reason))
         why->len = 0;
     ERR_clear_error();
@@ -123,19 +124,57 @@ static const char *key_use(SSL_CTX *ctx, struct slice pem)
     return wrong;
 }
 
-static void warn(const SSL_CTX *ctx, struct buf *why)
+static void warn(struct buf *why, const char *text)
 {
-    const X509 *x = SSL_CTX_get0_certificate(ctx);
-    const char *text = NULL;
-    if (X509_cmp_current_time(X509_get0_notAfter(x)) < 0)
-        text = "the certificate has expired: clients refuse it; renew it";
-    else if (X509_cmp_current_time(X509_get0_notBefore(x)) > 0)
-        text = "the certificate is not valid yet: clients refuse it until then";
-    if (text && buf_append(why, slice_str(text)))
+    if (buf_printf(why, "%s%s", why->len ? "; " : "", text))
         why->len = 0;
 }
 
-SSL_CTX *tls_context_new(struct slice certificate, struct slice key, struct buf *why)
+static void time_check(const X509 *x, struct buf *why)
+{
+    if (X509_cmp_current_time(X509_get0_notAfter(x)) < 0)
+        warn(why, "the certificate has expired: clients refuse it; renew it");
+    else if (X509_cmp_current_time(X509_get0_notBefore(x)) > 0)
+        warn(why, "the certificate is not valid yet: clients refuse it until then");
+}
+
+/* Who may have signed a client's certificate: exactly those of the file, each of which is trusted
+ * by itself, so that an issuer's own issuer need not be. Lists of what was revoked may be among
+ * them, and are looked at for the client's own certificate. */
+static const char *client_ca_use(SSL_CTX *ctx, struct slice pem, struct buf *why)
+{
+    X509_STORE *store = SSL_CTX_get_cert_store(ctx);
+    BIO *bio = BIO_new_mem_buf(pem.p, (int)pem.n);
+    STACK_OF(X509_INFO) *all = bio ? PEM_X509_INFO_read_bio(bio, NULL, no_passphrase, NULL) : NULL;
+    const char *wrong = all ? NULL : "client_ca is malformed";
+    unsigned long flags = X509_V_FLAG_PARTIAL_CHAIN;
+    int n = 0;
+    for (int i = 0; i < sk_X509_INFO_num(all) && !wrong; i++) {
+        const X509_INFO *one = sk_X509_INFO_value(all, i);
+        if ((one->x509 && (X509_STORE_add_cert(store, one->x509) != 1 ||
+                           SSL_CTX_add_client_CA(ctx, one->x509) != 1)) ||
+            (one->crl && X509_STORE_add_crl(store, one->crl) != 1))
+            wrong = "a certificate of client_ca can't be used";
+        if (one->x509 && X509_cmp_current_time(X509_get0_notAfter(one->x509)) < 0)
+            warn(why, "a certificate of client_ca has expired: whom it signed is refused");
+        n += one->x509 != NULL;
+        flags |= one->crl ? X509_V_FLAG_CRL_CHECK : 0;
+    }
+    if (!wrong && !n)
+        wrong = "client_ca's file holds no certificate in PEM";
+    X509_STORE_set_flags(store, flags);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    SSL_CTX_set_verify_depth(ctx, CLIENT_DEPTH);
+    SSL_CTX_set_max_cert_list(ctx, CLIENT_CHAIN);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET); /* no session stands for a certificate */
+    SSL_CTX_set_num_tickets(ctx, 0);
+    SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN); /* of ours: it is in the certificate's file */
+    sk_X509_INFO_pop_free(all, X509_INFO_free);
+    BIO_free(bio);
+    return wrong;
+}
+
+SSL_CTX *tls_context_new(const struct slice pem[TLS_PEMS], struct buf *why)
 {
     tls_library_open();
     ERR_clear_error();
@@ -149,17 +188,19 @@ SSL_CTX *tls_context_new(struct slice certificate, struct slice key, struct buf 
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 1); /* connections here are few a client, and long */
-    const char *wrong = certificate_use(ctx, certificate);
-    wrong = wrong ? wrong : key_use(ctx, key);
+    const char *wrong = certificate_use(ctx, pem[TLS_PEM_CERTIFICATE]);
+    wrong = wrong ? wrong : key_use(ctx, pem[TLS_PEM_KEY]);
+    if (!wrong && pem[TLS_PEM_CLIENT_CA].n)
+        wrong = client_ca_use(ctx, pem[TLS_PEM_CLIENT_CA], why);
     if (wrong)
         return fail(ctx, why, wrong);
-    warn(ctx, why);
+    time_check(SSL_CTX_get0_certificate(ctx), why);
     return ctx;
 }
 
-enum err tls_pair_check(struct slice certificate, struct slice key, struct buf *why)
+enum err tls_certificate_check(const struct slice pem[TLS_PEMS], struct buf *why)
 {
-    SSL_CTX *ctx = tls_context_new(certificate, key, why);
+    SSL_CTX *ctx = tls_context_new(pem, why);
     SSL_CTX_free(ctx);
     return ctx ? ERR_NONE : ERR_INVALID;
 }

@@ -151,6 +151,9 @@ static enum err failure(unsigned long code)
     case SSL_R_NO_SUITABLE_KEY_SHARE:
     case SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM:
         return ERR_TLS_VERSION;
+    case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
+    case SSL_R_CERTIFICATE_VERIFY_FAILED:
+        return ERR_TLS_CLIENT;
     }
     return ERR_GET_REASON(code) >= SSL_AD_REASON_OFFSET ? ERR_TLS_ALERT : ERR_TLS_PROTOCOL;
 }
@@ -185,7 +188,9 @@ static void handshake_failed(struct net *net, struct conn *c, struct tls_conn *t
     }
     if (e == ERR_TLS_PLAIN)
         tls_put(net, c, tc, plain);
-    tls_failed(net, c, tc, e, ERR_reason_error_string(code));
+    long refused = SSL_get_verify_result(tc->ssl); /* of the client's certificate, where one came */
+    tls_failed(net, c, tc, e,
+               refused ? X509_verify_cert_error_string(refused) : ERR_reason_error_string(code));
 }
 
 static SSL *ssl_new(struct tls *t, const struct tls_conn *tc)
@@ -213,8 +218,9 @@ static enum conn_ready ready(void *owner, struct conn *c)
         t->iteration = net->loop->now_ns;
         t->steps = 0;
     }
-    bool full = t->handshakes >= t->limits.handshakes ||
-                (t->handshakes && !mem_room(MEM_TLS, HANDSHAKE_ROOM));
+    bool full = c->protocol == t->protocol && /* others have places of their own */
+                (t->handshakes >= t->limits.handshakes ||
+                 (t->handshakes && !mem_room(MEM_TLS, HANDSHAKE_ROOM)));
     if (tc->state == TLS_WAITING && full) {
         metrics.tls_handshakes_held_total++;
         list_remove(&tc->node);
@@ -288,31 +294,33 @@ int tls_handshake(struct net *net, struct conn *c, struct tls_conn *tc)
 
 /* ---- settings ---- */
 
-/* One pair of `pairs`, which it goes on from. */
-static bool pair_next(struct slice *pairs, struct slice *certificate, struct slice *key)
+/* One of `all`, which it goes on from. */
+static bool pem_next(struct slice *all, struct slice pem[TLS_PEMS])
 {
-    uint32_t n[2];
-    if (pairs->n < sizeof(n))
+    uint32_t n[TLS_PEMS];
+    if (all->n < sizeof(n))
         return false;
-    memcpy(n, pairs->p, sizeof(n));
-    if (pairs->n - sizeof(n) < (size_t)n[0] + n[1])
-        return false;
-    *certificate = slice_of(pairs->p + sizeof(n), n[0]);
-    *key = slice_of(certificate->p + n[0], n[1]);
-    *pairs = slice_of(key->p + n[1], pairs->n - sizeof(n) - n[0] - n[1]);
+    memcpy(n, all->p, sizeof(n));
+    *all = slice_of(all->p + sizeof(n), all->n - sizeof(n));
+    for (int i = 0; i < TLS_PEMS; i++) {
+        if (all->n < n[i])
+            return false;
+        pem[i] = slice_of(all->p, n[i]);
+        *all = slice_of(all->p + n[i], all->n - n[i]);
+    }
     return true;
 }
 
-enum err tls_certificates(struct net *net, uint32_t listener, struct slice pairs, struct buf *why)
+enum err tls_certificates(struct net *net, uint32_t listener, struct slice all, struct buf *why)
 {
     struct tls *t = net->tls;
     struct tls_names names = {.n = 0};
-    struct slice certificate, key;
+    struct slice pem[TLS_PEMS];
     ASSERT(listener < TLS_LISTENERS);
-    while (names.n < TLS_CERTIFICATES_MAX && pair_next(&pairs, &certificate, &key)) {
+    while (names.n < TLS_CERTIFICATES_MAX && pem_next(&all, pem)) {
         struct buf text;
         buf_init(&text, 512);
-        SSL_CTX *ctx = tls_context_new(certificate, key, &text);
+        SSL_CTX *ctx = tls_context_new(pem, &text);
         if (text.len && buf_printf(why, "%scertificate %u: %.*s", why->len ? "; " : "", names.n + 1,
                                    (int)text.len, (const char *)text.p))
             why->len = 0;

@@ -4,6 +4,7 @@
 #define WEIR_TLS_INNER_H
 
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 
 #include "base/list.h"
 #include "net/tls.h"
@@ -83,7 +84,7 @@ void tls_slot_leave(struct net *net, struct tls_conn *tc); /* it is in no handsh
 
 /* tls_cert.c */
 /* NULL: why says it. A warning may be there in any case. */
-SSL_CTX *tls_context_new(struct slice certificate, struct slice key, struct buf *why);
+SSL_CTX *tls_context_new(const struct slice pem[TLS_PEMS], struct buf *why);
 /* The context of the certificate that has the name (RFC 6125 6.4); the first where none has, or
  * name is NULL. */
 SSL_CTX *tls_names_find(const struct tls_names *names, const char *name);

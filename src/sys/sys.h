@@ -194,6 +194,7 @@ void sys_kill(pid_t pid, bool by_force); /* SIGTERM or SIGKILL */
 void sys_ask_reload(pid_t pid);          /* SIGHUP */
 int sys_pipe(int out[2]);                /* both ends non-blocking */
 ssize_t sys_read(int fd, void *p, size_t n);
+ssize_t sys_write(int fd, struct slice a); /* to a socket; waits until it has taken all */
 
 /* Messages with descriptors over a SOCK_SEQPACKET pair. A send that would wait fails. */
 int sys_control_pair(int out[2]);

@@ -95,3 +95,14 @@ ssize_t sys_control_recv(int fd, void *p, size_t n, int fds[SYS_CONTROL_FDS], un
     }
     return r;
 }
+
+ssize_t sys_write(int fd, struct slice a)
+{
+    for (size_t at = 0; at < a.n;) {
+        ssize_t r = send(fd, a.p + at, a.n - at, MSG_NOSIGNAL);
+        if (r < 0 && errno != EINTR)
+            return -errno;
+        at += r > 0 ? (size_t)r : 0;
+    }
+    return (ssize_t)a.n;
+}

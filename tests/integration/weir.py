@@ -596,6 +596,9 @@ class Weir:
     def wait_log(self, event, **kw):
         return self.wait_logs(event, **kw)[-1]
 
+    def admin_raw(self):
+        return Raw(self.admin)
+
     # ---- metrics
 
     def metrics(self):
@@ -603,7 +606,7 @@ class Weir:
         for attempt in (1, 2):
             try:
                 if self._admin_raw is None:
-                    self._admin_raw = Raw(self.admin)
+                    self._admin_raw = self.admin_raw()
                 r = self._admin_raw.send(ADMIN_METRICS).response()
                 break
             except (OSError, Closed):  # a new worker: once more
@@ -646,7 +649,7 @@ class Weir:
     def get(self, path, admin=False, method="GET", body=None, headers=""):
         if isinstance(body, str):
             body = body.encode()
-        with Raw(self.admin if admin else self.port) as c:
+        with self.admin_raw() if admin else Raw(self.port) as c:
             text = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{headers}"
             if body is not None:
                 text += f"Content-Length: {len(body)}\r\n"
