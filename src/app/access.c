@@ -5,6 +5,9 @@
  *   the address   of a connection: the peer's, or what a trusted peer's PROXY header says
  *   the client    of a request: the address, or what trusted ones say in X-Forwarded-For
  */
+#include <math.h>
+#include <stdlib.h>
+
 #include "app/jwt.h"
 #include "app/loops.h"
 #include "base/log.h"
@@ -13,7 +16,9 @@
 
 enum { CHECK_ROOM = 256 << 10 }; /* more than a token's JSON takes */
 enum { LOGGED_PATH = 1024 };
-enum { PEERS_IDLE = 4096 }; /* addresses that have nothing open and are remembered */
+enum { PEERS_IDLE = 4096 };      /* addresses that have nothing open and are remembered */
+enum { EXPIRY_STEP = 256 };      /* WebSockets that are closed at one time */
+enum { EXPIRY_LOOK_MS = 60000 }; /* the system's time may be set */
 
 static bool trusted(const struct gateway *gw, const struct address *a)
 {
@@ -69,12 +74,53 @@ bool access_admin(const struct gateway *gw, int fd)
            (sys_peer(fd, &peer) == 0 && address_in(&peer, a->allow.v, a->allow.n));
 }
 
+/* ---- what is known of few connections ---- */
+
+/* Another worker may have given out slots beyond what limits.connections has here. */
+static bool slots_grow(struct slots *t, uint32_t n)
+{
+    if (n <= t->n)
+        return true;
+    void **more = mem_alloc(n * sizeof(*more));
+    if (!more)
+        return false;
+    memset(more, 0, n * sizeof(*more));
+    slice_copy((uint8_t *)more, slice_of(t->chunks, t->n * sizeof(*more)));
+    mem_free(t->chunks, t->n * sizeof(*more));
+    *t = (struct slots){more, n};
+    return true;
+}
+
+/* What is in its place, of `size` bytes; NULL: none is made yet. */
+static void *slots_at(const struct slots *t, const struct conn *c, size_t size)
+{
+    uint32_t i = c->slot.index / POOL_CHUNK;
+    uint8_t *chunk = i < t->n ? t->chunks[i] : NULL;
+    return chunk ? chunk + c->slot.index % POOL_CHUNK * size : NULL;
+}
+
+static void *slots_make(struct slots *t, const struct conn *c, size_t size)
+{
+    uint32_t i = c->slot.index / POOL_CHUNK;
+    if (slots_grow(t, i + 1) && !t->chunks[i] && (t->chunks[i] = mem_alloc(POOL_CHUNK * size)))
+        memset(t->chunks[i], 0, POOL_CHUNK * size);
+    return slots_at(t, c, size);
+}
+
+static void slots_done(struct slots *t, size_t size)
+{
+    for (uint32_t i = 0; i < t->n; i++)
+        mem_free(t->chunks[i], POOL_CHUNK * size);
+    mem_free(t->chunks, t->n * sizeof(*t->chunks));
+    *t = (struct slots){.n = 0};
+}
+
+/* ---- addresses ---- */
+
 /* NULL: no proxy has named it. */
 static const struct proxied *proxied_of(const struct gateway *gw, const struct conn *c)
 {
-    uint32_t i = c->slot.index / POOL_CHUNK;
-    const struct proxied *chunk = i < gw->n_proxied ? gw->proxied[i] : NULL;
-    const struct proxied *p = chunk ? &chunk[c->slot.index % POOL_CHUNK] : NULL;
+    const struct proxied *p = slots_at(&gw->proxied, c, sizeof(*p));
     return p && p->generation == c->slot.generation ? p : NULL;
 }
 
@@ -90,41 +136,89 @@ static bool address_of(const struct gateway *gw, const struct conn *c, struct ad
     return sys_peer(c->fd, out) == 0;
 }
 
-/* Another worker may have given out slots beyond what limits.connections has here. */
-static bool proxied_grow(struct gateway *gw, uint32_t n)
-{
-    if (n <= gw->n_proxied)
-        return true;
-    struct proxied **more = mem_alloc(n * sizeof(*more));
-    if (!more)
-        return false;
-    memset(more, 0, n * sizeof(*more));
-    for (uint32_t i = 0; i < gw->n_proxied; i++)
-        more[i] = gw->proxied[i];
-    mem_free(gw->proxied, gw->n_proxied * sizeof(*more));
-    gw->proxied = more;
-    gw->n_proxied = n;
-    return true;
-}
-
 /* Remembers whom a proxy has named. false: no memory. */
 static bool address_set(struct gateway *gw, const struct conn *c, const struct address *a)
 {
-    const size_t n = POOL_CHUNK * sizeof(struct proxied);
-    if (!proxied_grow(gw, c->slot.index / POOL_CHUNK + 1))
+    struct proxied *p = slots_make(&gw->proxied, c, sizeof(*p));
+    if (p)
+        *p = (struct proxied){*a, c->slot.generation};
+    return p;
+}
+
+/* ---- WebSockets that end with their tokens ---- */
+
+static void expiry_wait(struct gateway *gw, uint32_t at_s)
+{
+    uint64_t now_ms = sys_wall_ms(), at_ms = at_s * UINT64_C(1000);
+    wheel_set(&gw->loop.wheel, &gw->expiry_timer,
+              MIN(at_ms > now_ms ? at_ms - now_ms : 0, (uint64_t)EXPIRY_LOOK_MS));
+}
+
+/* false: no memory. */
+static bool expiry_set(struct gateway *gw, const struct conn *c, uint32_t at_s)
+{
+    struct expiry *e = slots_make(&gw->expiries, c, sizeof(*e));
+    if (!e)
         return false;
-    struct proxied **chunk = &gw->proxied[c->slot.index / POOL_CHUNK];
-    if (!*chunk && (*chunk = mem_alloc(n)) != NULL)
-        memset(*chunk, 0, n);
-    if (*chunk)
-        (*chunk)[c->slot.index % POOL_CHUNK] = (struct proxied){*a, c->slot.generation};
-    return *chunk != NULL;
+    *e = (struct expiry){c->slot.generation, at_s};
+    if (!timer_is_set(&gw->expiry_timer) || at_s < gw->expiry_next_s) {
+        gw->expiry_next_s = at_s;
+        expiry_wait(gw, at_s);
+    }
+    return true;
+}
+
+static uint32_t expiry_of(const struct gateway *gw, const struct conn *c)
+{
+    const struct expiry *e = slots_at(&gw->expiries, c, sizeof(*e));
+    return e && e->generation == c->slot.generation ? e->at_s : 0;
+}
+
+/* Goes through all, which 8 bytes each make cheaper than an order that each one takes part in. */
+static void expiry_due(void *arg, struct timer *t)
+{
+    struct gateway *gw = arg;
+    uint64_t now_s = sys_wall_ms() / 1000;
+    uint32_t next = UINT32_MAX, n = 0;
+    (void)t;
+    for (uint32_t i = 0; i < gw->net.conns.count; i++) {
+        struct conn *c = pool_at(&gw->net.conns, i);
+        uint32_t at_s = c && c->state == CONN_OPEN ? expiry_of(gw, c) : 0;
+        if (!at_s || c->protocol != PROTOCOL_WS || c->flags & WS_CLOSE_SENT)
+            continue;
+        if (at_s > now_s || n == EXPIRY_STEP || gw->leaving) {
+            next = MIN(next, MAX(at_s, (uint32_t)now_s + gw->leaving));
+            continue;
+        }
+        n++;
+        ws_conn_close(&gw->ws, c, close_code(CLOSE_TOKEN_EXPIRED),
+                      slice_str(close_name(CLOSE_TOKEN_EXPIRED)), CLOSE_TOKEN_EXPIRED);
+    }
+    gw->expiry_next_s = next;
+    if (next != UINT32_MAX)
+        expiry_wait(gw, next);
+}
+
+/* What the token of a request says, which holds; 0: that does not matter. */
+static uint32_t expiry_asked(const struct gateway *gw, const struct conn *c,
+                             const struct http_exchange *ex)
+{
+    char text[64] = "";
+    uint32_t number = gw->config.routes[c->route].jwt;
+    const struct config_jwt *j = number ? &gw->config.jwts[number - 1] : NULL;
+    if (!j || strcmp(j->on_expiry, "close") != 0)
+        return 0;
+    jwt_claim(http_span_slice(ex->head, ex->claims), SLICE("exp"), (uint8_t *)text,
+              sizeof(text) - 1);
+    double at_s = ceil(strtod(text, NULL) + (double)j->leeway / 1000);
+    return at_s >= UINT32_MAX ? UINT32_MAX - 1 : at_s < 1 ? 1 : (uint32_t)at_s;
 }
 
 void access_give(const struct gateway *gw, const struct conn *c, struct handover_conn *out,
                  uint8_t proxied[ACCESS_PROXIED])
 {
     const struct proxied *p = proxied_of(gw, c);
+    out->expires_s = expiry_of(gw, c);
     out->counted = c->peer != 0;
     out->peer_key = c->peer ? peers_key(&gw->peers, c->peer) : 0;
     if (!p)
@@ -139,8 +233,10 @@ bool access_take(struct gateway *gw, struct conn *c, const struct handover_conn 
     struct address a;
     if (h->counted && gw->config.access.connections_per_ip)
         c->peer = peers_join_key(&gw->peers, h->peer_key);
-    if (h->proxied.n != ACCESS_PROXIED || !gw->proxied)
-        return !h->proxied.n || !gw->proxied; /* no listener asks for that any more */
+    if (h->expires_s && gw->expiries.n && !expiry_set(gw, c, (uint32_t)h->expires_s))
+        return false;
+    if (h->proxied.n != ACCESS_PROXIED || !gw->proxied.n)
+        return !h->proxied.n || !gw->proxied.n; /* no listener asks for that any more */
     memcpy(a.ip, h->proxied.p, 16);
     memcpy(&a.port, h->proxied.p + 16, 2);
     return address_set(gw, c, &a);
@@ -236,6 +332,9 @@ enum err access_handshake(struct gateway *gw, struct conn *c, const struct http_
 enum err access_join(struct gateway *gw, struct conn *c, const struct http_exchange *ex)
 {
     struct address client;
+    uint32_t expires_s = expiry_asked(gw, c, ex);
+    if (expires_s && !expiry_set(gw, c, expires_s))
+        return ERR_NO_MEMORY;
     if (c->peer || !gw->config.access.connections_per_ip || !counted(gw, c, ex, &client))
         return ERR_NONE;
     c->peer = peers_join(&gw->peers, &client);
@@ -406,8 +505,15 @@ bool access_init(struct gateway *gw)
             return false;
         gw->net.peers = &gw->peers;
     }
-    if (gw->config.listen_proxy && !proxied_grow(gw, gw->net.limits.connections / POOL_CHUNK + 1))
+    const uint32_t n_chunks = gw->net.limits.connections / POOL_CHUNK + 1;
+    if (gw->config.listen_proxy && !slots_grow(&gw->proxied, n_chunks))
         return false;
+    for (uint32_t i = 0; i < gw->config.n_jwts; i++)
+        if (strcmp(gw->config.jwts[i].on_expiry, "close") == 0 &&
+            !slots_grow(&gw->expiries, n_chunks))
+            return false;
+    gw->expiry_timer.kind = LOOP_EXPIRY;
+    loop_on(&gw->loop, LOOP_EXPIRY, NULL, expiry_due, gw);
     return jwts_open(gw);
 }
 
@@ -416,8 +522,7 @@ void access_done(struct gateway *gw)
     for (uint32_t i = 0; gw->jwts && i < gw->config.n_jwts; i++)
         jwt_done(&gw->jwts[i]);
     mem_free(gw->jwts, gw->config.n_jwts * sizeof(*gw->jwts));
-    for (uint32_t i = 0; i < gw->n_proxied; i++)
-        mem_free(gw->proxied[i], POOL_CHUNK * sizeof(struct proxied));
-    mem_free(gw->proxied, gw->n_proxied * sizeof(*gw->proxied));
+    slots_done(&gw->proxied, sizeof(struct proxied));
+    slots_done(&gw->expiries, sizeof(struct expiry));
     peers_done(&gw->peers);
 }

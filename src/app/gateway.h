@@ -74,10 +74,21 @@ struct module_state {
     struct change *going; /* removed, or refused at its first: freed with its last event */
 };
 
+/* Something of few connections, by their slots, in chunks that are made as they are needed. */
+struct slots {
+    void **chunks;
+    uint32_t n;
+};
+
 /* Of a connection: whom a proxy has named. */
 struct proxied {
     struct address address;
     uint32_t generation;
+};
+
+/* Of a WebSocket that ends with its token. */
+struct expiry {
+    uint32_t generation, at_s; /* since 1970; 0: none */
 };
 
 struct gateway {
@@ -99,9 +110,11 @@ struct gateway {
     uint32_t n_jobs;
     struct watch *watch; /* of page.c; NULL: nobody watches */
     struct peers peers;
-    struct proxied **proxied; /* by slots, in chunks; NULL: no listener speaks PROXY */
-    uint32_t n_proxied;       /* chunks */
-    struct jwt *jwts;         /* as config.jwts */
+    struct slots proxied;  /* struct proxied; n 0: no listener speaks PROXY */
+    struct jwt *jwts;      /* as config.jwts */
+    struct slots expiries; /* struct expiry; n 0: no jwt has on_expiry: close */
+    struct timer expiry_timer;
+    uint32_t expiry_next_s; /* for which that is set */
     struct topics topics;
     struct timers timers;
     struct buf drains;           /* ids of connections that on_ws_drain is to be told of */
@@ -188,7 +201,7 @@ void gateway_done(struct gateway *gw);
 /* Before all that takes memory, and before the cage. */
 enum err pprof_open(const struct gateway *gw) MUST_USE;
 void pprof_thread(const struct gateway *gw); /* before the cage, on each loop's thread */
-bool pprof_waits(const struct gateway *gw); /* whether somebody waits for one here */
+bool pprof_waits(const struct gateway *gw);  /* whether somebody waits for one here */
 /* A module is about to be unloaded: what was sampled in its code gets its functions' names. */
 void pprof_code_gone(const struct gateway *gw, const struct guest_module *m);
 
@@ -213,7 +226,8 @@ enum err access_handshake(struct gateway *gw, struct conn *c,
 void access_give(const struct gateway *gw, const struct conn *c, struct handover_conn *out,
                  uint8_t proxied[ACCESS_PROXIED]);
 bool access_take(struct gateway *gw, struct conn *c, const struct handover_conn *h);
-/* Counts what becomes a WebSocket to the client that a proxy spoke for. */
+/* For what becomes a WebSocket: counts it to the client that a proxy spoke for; it ends with its
+ * token, where that is asked for. */
 enum err access_join(struct gateway *gw, struct conn *c, const struct http_exchange *ex) MUST_USE;
 /* Whether the request has the token that config.jwts[number - 1] asks for (0: none), whose claims
  * are in ex then. Else fields and detail are for the answer. */

@@ -30,6 +30,7 @@ enum loop_kind {
     LOOP_TICKETS,  /* keys of TLS session tickets */
     LOOP_PROFILE,  /* the end of a profile */
     LOOP_WATCH,    /* what is told to those who watch */
+    LOOP_EXPIRY,   /* tokens of WebSockets */
     LOOP_KINDS
 };
 enum { LOOP_PHASES = 4 };

@@ -9,7 +9,7 @@ import time
 import pytest
 import tokens
 
-from weir import TEXT, Weir, frame, guest, handshake, problem, refuses_to_serve, run_cli, wait_for
+from weir import TEXT, Raw, Weir, close, frame, guest, handshake, problem, refuses_to_serve, run_cli, wait_for
 
 SECRET = b"a secret of 32 bytes or more, which nobody guesses"
 CONFIG_BASE = {
@@ -489,3 +489,82 @@ def test_a_worker_that_comes_later_has_the_keys(weir, keys):
     os.kill(before, signal.SIGKILL)
     weir.wait_log("worker_ready", where=lambda x: x["pid"] != before)
     says(ask(weir, "/RS256", tokens.token("RS256", keys["RS256"][0], {"sub": "a"})), "a")
+
+
+# ---------------------------------------------------------------------------- tokens that end
+
+
+ENDS = {**HS, "on_expiry": "close"}
+
+
+def opened(w, path, exp):
+    t = tokens.token("HS256", SECRET, {"exp": exp})
+    return Raw(w.port).upgrade(path, f"Authorization: Bearer {t}\r\n")
+
+
+def ends_at(c, exp):
+    c.close_frame(4002, "TOKEN_EXPIRED")
+    assert time.time() >= exp
+    c.send(close(4002))
+    c.closed()
+
+
+@pytest.fixture
+def ending(start):
+    return start({**CONFIG_BASE, "routes": [ws("/hs", **ENDS), ws("/late", **ENDS, leeway="2s"), ws("/keep", **HS),
+                                            {"path": "/echo", "websocket": {"handler": "echo"}, "jwt": ENDS}]},
+                 env={"WEIR_TEST_SECRET": SECRET.decode()})
+
+
+def test_a_websocket_ends_with_its_token(ending):
+    w, now = ending, int(time.time())
+    kept, long = opened(w, "/keep", now + 3), opened(w, "/echo", now + 600)
+    late, guests = opened(w, "/late", now + 3), opened(w, "/hs", now + 3.5)
+    several = [opened(w, "/echo", now + 3) for _ in range(5)]
+    several[0].send(frame(TEXT, "x"))
+    assert several[0].message() == (TEXT, b"x")
+    for c in several:
+        ends_at(c, now + 3)
+    ends_at(guests, now + 3.5)
+    ends_at(late, now + 5)
+    long.send(frame(TEXT, "x"))
+    assert long.message() == (TEXT, b"x")
+    kept.send(frame(9, b"p"))
+    assert kept.frame().payload == b"p"
+    w.wait_metric("connections_closed_total", 7, reason="TOKEN_EXPIRED")
+
+
+def test_all_tokens_end_at_once(ending):
+    exp = int(time.time()) + 4
+    all_of_them = [opened(ending, "/echo", exp) for _ in range(600)]
+    for c in all_of_them:
+        c.close_frame(4002, "TOKEN_EXPIRED")
+    ending.wait_metric("connections_closed_total", 600, reason="TOKEN_EXPIRED", timeout=10)
+
+
+@pytest.mark.parametrize("exp", [1e300, 2**40, 2.0**33])
+def test_tokens_that_end_late(ending, exp):
+    c = opened(ending, "/echo", exp)
+    c.send(frame(TEXT, "x"))
+    assert c.message() == (TEXT, b"x")
+
+
+def test_another_worker_ends_it_too(ending):
+    w, exp = ending, int(time.time()) + 6
+    c = opened(w, "/echo", exp)
+    w.config["limits"] = {"idle_timeout": "59s"}
+    w.file.write_text(json.dumps(w.config, indent=1))
+    w.signal(signal.SIGHUP)
+    w.signalled = False
+    w.wait_logs("worker_ready", n=2, timeout=15)
+    c.send(frame(TEXT, "x"))
+    assert c.message() == (TEXT, b"x")
+    ends_at(c, exp)
+
+
+def test_on_expiry_is_keep_or_close(tmp_path):
+    file = tmp_path / "w.yaml"
+    file.write_text(json.dumps({"routes": [{"path": "/", "websocket": {"handler": "echo"},
+                                            "jwt": {"algorithm": "HS256", "key": "x" * 32, "on_expiry": "end"}}]}))
+    r = run_cli("check", file)
+    assert r.returncode == 1 and "on_expiry is keep or close" in r.stderr, r.stderr
