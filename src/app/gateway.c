@@ -280,7 +280,7 @@ enum err gateway_tls(struct gateway *gw, uint32_t listener, struct slice pairs, 
     const struct config_tls *t = &gw->config.tls;
     const struct tls_limits limits = {gw->net.limits.connections,
                                       (uint32_t)loops_share(&gw->config, t->handshakes),
-                                      (uint32_t)t->handshake_timeout};
+                                      (uint32_t)t->handshake_timeout, (uint32_t)t->records};
     enum err e = gw->net.tls ? ERR_NONE
                              : tls_new(&gw->net, &limits, PROTOCOL_TLS, gw, handshake_done);
     e = e ? e : tls_certificates(&gw->net, listener, pairs, why);

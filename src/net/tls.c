@@ -122,6 +122,12 @@ static bool record_failed(struct net *net, struct conn *c, struct tls_conn *tc, 
     return false;
 }
 
+/* Whether 1.2's key has done its work; the sequence number is far from its end then. */
+static bool used_up(const struct tls *t, const struct tls_keys *keys, const struct tls_half *h)
+{
+    return !keys->v13 && h->seq >= t->limits.records;
+}
+
 /* What OpenSSL did not take of raw waits for the next time. */
 static void raw_keep(struct net *net, struct conn *c, struct tls_conn *tc)
 {
@@ -143,14 +149,30 @@ static void raw_restore(struct net *net, struct tls_conn *tc)
 
 /* ---- data ---- */
 
+/* 1.3: a KeyUpdate, or a part of it, with nothing behind it, as that has other keys (RFC 8446 5.1).
+ * false: it is none. */
+static bool update_take(struct tls_conn *tc, struct slice s)
+{
+    static const uint8_t update[] = {KEY_UPDATE, 0, 0, 1};
+    if (!s.n || tc->update_n + s.n > sizeof(update) + 1)
+        return false;
+    for (size_t i = 0; i < s.n; i++, tc->update_n++)
+        if (tc->update_n < sizeof(update) ? s.p[i] != update[tc->update_n] : s.p[i] > 1)
+            return false;
+    if (tc->update_n <= sizeof(update))
+        return true;
+    tc->update_n = 0;
+    tc->update_due |= s.p[s.n - 1] == 1;
+    return tls_half_next(&tc->keys.in, (enum tls_suite)tc->keys.suite);
+}
+
 /* What is no data. false: the connection has failed. */
 static bool control(struct net *net, struct conn *c, struct tls_conn *tc,
                     const struct tls_opened *o)
 {
-    static const uint8_t update[] = {KEY_UPDATE, 0, 0, 1};
     const uint8_t *p = o->data.p;
     size_t n = o->data.n;
-    if (++tc->odd > ODD_MAX)
+    if (++tc->odd > ODD_MAX || (tc->update_n && o->type != TLS_HANDSHAKE_MESSAGE))
         return record_failed(net, c, tc, ALERT_UNEXPECTED);
     if (o->type == TLS_DATA)
         return true;
@@ -164,12 +186,7 @@ static bool control(struct net *net, struct conn *c, struct tls_conn *tc,
     } else if (o->type == TLS_HANDSHAKE_MESSAGE && !tc->keys.v13) {
         if (!tc->out.len) /* who reads no answers gets no more of them */
             alert(net, c, tc, ALERT_NO_RENEGOTIATION);
-    } else if (o->type == TLS_HANDSHAKE_MESSAGE && n == 5 && memcmp(p, update, 4) == 0 &&
-               p[4] <= 1) {
-        tc->update_due |= p[4] == 1;
-        return tls_half_next(&tc->keys.in, (enum tls_suite)tc->keys.suite) ||
-               record_failed(net, c, tc, ALERT_UNEXPECTED);
-    } else {
+    } else if (o->type != TLS_HANDSHAKE_MESSAGE || !update_take(tc, o->data)) {
         return record_failed(net, c, tc, ALERT_UNEXPECTED);
     }
     return true;
@@ -201,13 +218,18 @@ static ssize_t read_data(struct net *net, struct conn *c, struct tls_conn *tc, u
     }
     tc->more = true;
     while (got < n && !tc->ended) {
+        if (used_up(t, &tc->keys, &tc->keys.in)) {
+            alert(net, c, tc, ALERT_CLOSE);
+            tls_failed(net, c, tc, ERR_TLS_RECORDS, NULL);
+            return -EINTR;
+        }
         struct tls_opened o = tls_open(&t->ciphers, &tc->keys, t->raw + t->raw_at,
                                        t->raw_n - t->raw_at);
         if (o.state == TLS_RECORD_BAD) {
             record_failed(net, c, tc, o.alert);
             return -EINTR;
         }
-        if (o.state == TLS_RECORD_DONE && o.type == TLS_DATA && o.data.n) {
+        if (o.state == TLS_RECORD_DONE && o.type == TLS_DATA && o.data.n && !tc->update_n) {
             got += record_take(t, tc, &o, p + got, n - got);
         } else if (o.state == TLS_RECORD_DONE) {
             t->raw_at += o.consumed;
@@ -297,7 +319,7 @@ static size_t update_seal(struct tls *t, struct tls_conn *tc)
     static const uint8_t update[] = {KEY_UPDATE, 0, 0, 1, 0};
     const struct slice s = slice_of(update, sizeof(update));
     struct tls_keys *keys = &tc->keys;
-    if (!keys->v13 || (!tc->update_due && keys->out.seq < TLS_REKEY))
+    if (!keys->v13 || (!tc->update_due && keys->out.seq < t->limits.records))
         return 0;
     tc->update_due = false;
     size_t n = tls_seal(&t->ciphers, keys, TLS_HANDSHAKE_MESSAGE, &s, 1, t->sealed);
@@ -311,6 +333,13 @@ static bool batch_send(struct net *net, struct conn *c, struct tls_conn *tc, str
     struct tls *t = net->tls;
     struct slice parts[PARTS];
     size_t at = update_seal(t, tc);
+    if (used_up(t, &tc->keys, &tc->keys.out)) { /* what waits is lost: the caller closes */
+        alert(net, c, tc, ALERT_CLOSE);
+        tls_report(c, ERR_TLS_RECORDS, NULL);
+        conn_reason(c, CLOSE_TLS);
+        tc->notified = true;
+        return false;
+    }
     while (s->n && at + TLS_SEALED <= sizeof(t->sealed)) {
         unsigned n_parts = source_take(s, tc->most, parts);
         size_t n = n_parts

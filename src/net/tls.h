@@ -20,6 +20,7 @@ struct tls_limits {
     uint32_t connections;
     uint32_t handshakes; /* at one time; the rest wait */
     uint32_t handshake_ms;
+    uint32_t records; /* under one key, each way; AES-GCM has 2^24.5 (RFC 8446 5.5) */
 };
 
 /* Makes net->tls. opened: a handshake is done. */

@@ -32,6 +32,7 @@ struct tls_conn {
     uint16_t most;  /* bytes of data that a record of ours has: RFC 6066 4 */
     uint8_t state, listener;
     uint8_t odd;          /* records running that were no data */
+    uint8_t update_n;     /* bytes of a KeyUpdate that goes on in the next record */
     bool more;            /* `in` has what can be taken at once */
     bool owed;            /* the caller's next byte is in a record already */
     bool update_due;      /* the peer asked for new keys of ours */

@@ -15,8 +15,7 @@ enum {
     TLS_HEADER = 5,
     TLS_PLAIN_MAX = 16 << 10,
     TLS_SEAL_MAX = 8 + 1 + 16, /* what sealing adds: 1.2's nonce or 1.3's type, and the tag */
-    TLS_SEALED_MAX = TLS_HEADER + TLS_PLAIN_MAX + 256, /* a record at all (RFC 8446 5.2) */
-    TLS_REKEY = 1 << 23 /* records under one key; AES-GCM has 2^24.5 (RFC 8446 5.5) */
+    TLS_SEALED_MAX = TLS_HEADER + TLS_PLAIN_MAX + 256 /* a record at all (RFC 8446 5.2) */
 };
 
 struct tls_half { /* a direction */

@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from test_tls import NOT_FOUND, ROUTES, Peer, V12, V13, certs, context, s_client, serve, tls_errors, upgraded, echoes  # noqa: F401
-from weir import PONG, frame, handshake
+from weir import PONG, Closed, frame, handshake
 
 CRYPTO = ctypes.CDLL(ctypes.util.find_library("crypto"))
 for name in ("EVP_CIPHER_CTX_new", "EVP_aes_128_gcm"):
@@ -122,7 +122,7 @@ def test_keys_go_on_with_padding(w, tmp_path):
 
 
 UNEXPECTED = ("unexpected message", [
-    (HANDSHAKE, b"\x18\0\0\x01\x02"), (HANDSHAKE, b"\x18\0\0\x01"), (HANDSHAKE, b"\x18\0\0\x01\0\x18\0\0\x01\0"),
+    (HANDSHAKE, b"\x18\0\0\x01\x02"), (HANDSHAKE, b"\x18\0\0\x02"), (HANDSHAKE, b"\x18\0\0\x01\0\x18\0\0\x01\0"),
     (HANDSHAKE, b"\x18\0\0\x02\0\0"), (HANDSHAKE, b""), (HANDSHAKE, b"\x04\0\0\x02\0\0"), (HANDSHAKE, b"\x0b\0\0\x04\0\0\0\0"),
     (HANDSHAKE, b"\x01\0\0\0"), (HANDSHAKE, b"\x14\0\0\x20" + bytes(32)), (20, b"\x01"), (24, b"\x01\0\x01x"), (0, b""), (0, bytes(99)),
     (ALERT, b""), (ALERT, b"\x01"), (ALERT, b"\x01\0\x01\0"), (255, b"x")])
@@ -176,3 +176,58 @@ def test_first_records_of_each_suite(w, tmp_path, suite, groups):
     s_client(w, *args, "-sess_out", str(session), say=say, until=b"404 Not Found")
     out = s_client(w, *args, "-sess_in", str(session), say=say, until=b"404 Not Found")
     assert b"Reused, TLSv1.3, Cipher is " + suite.encode() in out
+
+
+@pytest.mark.parametrize("parts", [(1, 4), (4, 1), (2, 2, 1), (1, 1, 1, 1, 1)], ids=str)
+def test_a_key_update_in_parts(w, tmp_path, parts):
+    c = Forger(w.tls, tmp_path, V13)
+    for asked in (0, 1, 0):
+        update = b"\x18\0\0\x01" + bytes([asked])
+        for n in parts:
+            c.raw.send(c.record(HANDSHAKE, update[:n]))
+            update = update[n:]
+        c.next_keys()
+        c.raw.send(c.record(DATA, NOT_FOUND))
+        assert c.read(12) == b"HTTP/1.1 404"
+        c.tls.read(1 << 14)
+
+
+@pytest.mark.parametrize("kind,data", [(DATA, b"x"), (DATA, b""), (ALERT, b"\x01\0"), (HANDSHAKE, b""), (HANDSHAKE, b"\0\x01\0\0"),
+                                       (HANDSHAKE, b"\0\x01\x02"), (HANDSHAKE, b"\x18\0\0\x01\0")], ids=str)
+def test_nothing_comes_between_the_parts_of_a_key_update(w, tmp_path, kind, data):
+    before = tls_errors(w, "TLS_PROTOCOL")
+    c = Forger(w.tls, tmp_path, V13)
+    c.raw.send(c.record(HANDSHAKE, b"\x18\0") + c.record(kind, data))
+    with pytest.raises(ssl.SSLError, match="unexpected message"):
+        c.read(1)
+    w.wait_metric("errors_total", before + 1, code="TLS_PROTOCOL")
+
+
+@pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])
+def test_a_key_has_its_time(serve, version):  # noqa: F811
+    w = serve(tls={"records": 64})
+    c = upgraded(w.tls, ctx=context(version))
+    n = 0
+    try:
+        for _ in range(200):
+            echoes(c, b"x")
+            n += 1
+    except Closed:
+        pass
+    assert n == 200 if version == V13 else 50 < n < 64, n
+    assert tls_errors(w, "TLS_RECORDS") == (version == V12)
+    w.wait_metric("connections_closed_total", float(version == V12), reason="TLS")
+    again = upgraded(w.tls, ctx=context(version))
+    echoes(again, b"x")
+
+
+def test_a_key_of_what_is_only_sent_has_its_time(serve):  # noqa: F811
+    """The gateway's own key is used up first: its answers are large, and many records."""
+    w = serve(tls={"records": 64}, limits={"message": "2MiB", "send_queue": "4MiB", "queues": "16MiB"})
+    c = upgraded(w.tls, ctx=context(V12))
+    c.send(frame(2, bytes(900_000)))
+    with pytest.raises(Closed):
+        for _ in range(3):
+            c.message()
+            c.send(frame(2, bytes(900_000)))
+    w.wait_metric("errors_total", 1, code="TLS_RECORDS")
