@@ -177,6 +177,13 @@ static void sendq_timer(void *arg, struct timer *t)
 
 /* ---- writing ---- */
 
+/* Who leaves sealed records unread is as slow as who leaves frames. */
+static void below_tell(struct net *net, const struct conn *c)
+{
+    if (c->tls && c->queue)
+        sendq_below(&net->queues, c->queue, tls_waits(net, c));
+}
+
 static void enqueue(struct net *net, struct conn *c, const struct piece *piece, size_t sent)
 {
     if (!room_make(net, c, piece, sent))
@@ -186,6 +193,7 @@ static void enqueue(struct net *net, struct conn *c, const struct piece *piece, 
                  : piece->frame
                      ? sendq_push(&net->queues, q, piece->frame, sent)
                      : sendq_append(&net->queues, q, piece->a, piece->b, sent, piece->length);
+    below_tell(net, c);
     if (e)
         conn_close(net, c, CLOSE_NO_MEMORY);
     else
@@ -325,12 +333,15 @@ void conn_flush_queue(struct net *net, struct conn *c)
         sendq_sent(&net->queues, c->queue, (size_t)r);
         c->progressed |= r > 0;
     } while (c->queue->bytes && (size_t)r == want);
+    below_tell(net, c);
     bool all = !c->queue->bytes;
     if (all)
         conn_queue_free(net, c);
     drain_check(net, c);
     if (all && c->state != CONN_CLOSED)
         conn_sent_all(net, c);
+    else if (!all && c->tls)
+        budget_keep(net); /* what is sealed takes more than what it was */
 }
 
 void net_write_init(struct net *net)

@@ -4,7 +4,7 @@
 
 enum { CHUNK_LEAST = 64, CHUNK_MOST = 16 << 10 };
 
-static void memory_add(struct sendqs *all, int64_t n)
+void sendqs_memory(struct sendqs *all, int64_t n)
 {
     all->memory += (uint64_t)n;
     metrics.queues_bytes = all->memory;
@@ -68,12 +68,19 @@ static void resize(struct sendqs *all, struct sendq *q, int64_t more)
 {
     q->bytes += (uint32_t)more;
     metrics.queued_bytes += (uint64_t)more;
-    uint8_t size = q->bytes ? (uint8_t)(32 - __builtin_clz(q->bytes)) : 0;
+    uint32_t waits = q->bytes + q->below;
+    uint8_t size = waits ? (uint8_t)(32 - __builtin_clz(waits)) : 0;
     if (size == q->size)
         return;
     q->size = size;
     list_remove(&q->node);
     list_append(&all->by_size[size], &q->node);
+}
+
+void sendq_below(struct sendqs *all, struct sendq *q, uint32_t n)
+{
+    q->below = n;
+    resize(all, q, 0);
 }
 
 struct sendq *sendq_new(struct sendqs *all, struct conn *c)
@@ -85,7 +92,7 @@ struct sendq *sendq_new(struct sendqs *all, struct conn *c)
     q->parts = q->few;
     list_init(&q->node);
     list_append(&all->by_size[0], &q->node);
-    memory_add(all, sizeof(*q));
+    sendqs_memory(all, sizeof(*q));
     metrics.queues_active++;
     return q;
 }
@@ -100,7 +107,7 @@ static struct frame **part(const struct sendq *q, uint32_t i)
 static void part_forget(struct sendqs *all, struct frame *f)
 {
     if (!--f->queued)
-        memory_add(all, -(int64_t)(sizeof(*f) + f->cap));
+        sendqs_memory(all, -(int64_t)(sizeof(*f) + f->cap));
     frame_release(f);
 }
 
@@ -112,7 +119,8 @@ static enum err part_add(struct sendqs *all, struct sendq *q, struct frame *f)
             return ERR_NO_MEMORY;
         for (uint32_t i = 0; i < q->n; i++)
             more[i] = *part(q, i);
-        memory_add(all, (int64_t)((q->parts == q->few ? 2 : 1) * q->cap * sizeof(struct frame *)));
+        sendqs_memory(all,
+                      (int64_t)((q->parts == q->few ? 2 : 1) * q->cap * sizeof(struct frame *)));
         if (q->parts != q->few)
             mem_free_as(MEM_QUEUE, q->parts, q->cap * sizeof(struct frame *));
         q->parts = more;
@@ -121,7 +129,7 @@ static enum err part_add(struct sendqs *all, struct sendq *q, struct frame *f)
     }
     *part(q, q->n++) = f;
     if (!f->queued++)
-        memory_add(all, (int64_t)(sizeof(*f) + f->cap));
+        sendqs_memory(all, (int64_t)(sizeof(*f) + f->cap));
     return ERR_NONE;
 }
 
@@ -133,10 +141,10 @@ void sendq_free(struct sendqs *all, struct sendq *q)
     metrics.queues_active--;
     list_remove(&q->node);
     if (q->parts != q->few) {
-        memory_add(all, -(int64_t)(q->cap * sizeof(struct frame *)));
+        sendqs_memory(all, -(int64_t)(q->cap * sizeof(struct frame *)));
         mem_free_as(MEM_QUEUE, q->parts, q->cap * sizeof(struct frame *));
     }
-    memory_add(all, -(int64_t)sizeof(*q));
+    sendqs_memory(all, -(int64_t)sizeof(*q));
     mem_free_as(MEM_QUEUE, q, sizeof(*q));
 }
 
@@ -287,7 +295,7 @@ static void shrink(struct sendqs *all, struct sendq *q)
     part_forget(all, f);
     less->first = left;
     less->queued = 1;
-    memory_add(all, (int64_t)(sizeof(*less) + less->cap));
+    sendqs_memory(all, (int64_t)(sizeof(*less) + less->cap));
     *part(q, 0) = less;
     q->sent = 0;
 }

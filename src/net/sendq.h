@@ -36,9 +36,10 @@ struct sendq {
     struct timer timer;
     struct conn *conn;
     uint32_t bytes;        /* that wait */
+    uint32_t below;        /* that were taken, and wait all the same: sealed records */
     uint32_t sent;         /* of the first part */
     uint32_t head, n, cap; /* of the ring of parts; cap is a power of two */
-    uint8_t size;          /* bits of bytes */
+    uint8_t size;          /* bits of bytes and below together */
     bool cut;              /* all but its last words was dropped: it ends with them */
     bool progressed;       /* the peer took something since the timer was set */
     struct frame **parts, *few[SENDQ_FEW];
@@ -65,6 +66,8 @@ static inline struct slice frame_slice(const struct frame *f)
 }
 
 void sendqs_init(struct sendqs *all);
+/* Counts memory that is held for them elsewhere. */
+void sendqs_memory(struct sendqs *all, int64_t n);
 /* One of those that have most waiting; NULL: there is none. */
 struct sendq *sendqs_largest(const struct sendqs *all);
 
@@ -92,6 +95,7 @@ uint32_t sendq_drop(struct sendqs *all, struct sendq *q, frame_length *length, u
                     bool control);
 /* Drops all that it may, for good. Returns how many frames. */
 uint32_t sendq_cut(struct sendqs *all, struct sendq *q, frame_length *length);
+void sendq_below(struct sendqs *all, struct sendq *q, uint32_t n); /* sets it, for its rank */
 void sendq_check(const struct sendq *q, frame_length *length);
 
 #endif

@@ -22,7 +22,7 @@ bool tls_flush(struct net *net, struct conn *c, struct tls_conn *tc)
         c->progressed = true;
         if (c->queue)
             c->queue->progressed = true;
-        net->queues.memory -= (uint64_t)r;
+        sendqs_memory(&net->queues, -(int64_t)r);
         buf_consume(&tc->out, (size_t)r);
         if (!tc->out.len)
             buf_done(&tc->out);
@@ -43,7 +43,7 @@ bool tls_put(struct net *net, struct conn *c, struct tls_conn *tc, struct slice 
     }
     if (sent < s.n && !tc->broken) {
         tc->broken = buf_append(&tc->out, slice_of(s.p + sent, s.n - sent)) != ERR_NONE;
-        net->queues.memory += tc->broken ? 0 : s.n - sent;
+        sendqs_memory(&net->queues, tc->broken ? 0 : (int64_t)(s.n - sent));
     }
     return !tc->broken;
 }
@@ -279,6 +279,11 @@ bool tls_more(const struct net *net, const struct conn *c)
     return c->readable || tc->more;
 }
 
+uint32_t tls_waits(const struct net *net, const struct conn *c)
+{
+    return tls_of(net, c)->out.len;
+}
+
 /* What is to be sealed: n slices, of the first of which `at` bytes have been. */
 struct source {
     const struct slice *v;
@@ -438,7 +443,7 @@ void tls_close(struct net *net, struct conn *c)
     tls_slot_leave(net, tc);
     SSL_free(tc->ssl);
     OPENSSL_cleanse(&tc->keys, sizeof(tc->keys));
-    net->queues.memory -= tc->out.len;
+    sendqs_memory(&net->queues, -(int64_t)tc->out.len);
     buf_done(&tc->in);
     buf_done(&tc->out);
     pool_free(&net->tls->conns, tc);

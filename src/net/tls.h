@@ -51,8 +51,9 @@ void tls_start(struct net *net, struct conn *c, uint32_t listener);
 /* As sys_recv and sys_sendv. What ends a connection for an error is done in here: -EINTR then. */
 ssize_t tls_recv(struct net *net, struct conn *c, void *p, size_t n);
 ssize_t tls_send(struct net *net, struct conn *c, const struct slice *v, unsigned n);
-bool tls_more(const struct net *net, const struct conn *c); /* another tls_recv has news */
-void tls_writable(struct net *net, struct conn *c);         /* the socket takes more */
+bool tls_more(const struct net *net, const struct conn *c);      /* another tls_recv has news */
+uint32_t tls_waits(const struct net *net, const struct conn *c); /* bytes, for the socket */
+void tls_writable(struct net *net, struct conn *c);              /* the socket takes more */
 void tls_end(struct net *net, struct conn *c); /* close_notify, and the end of the stream */
 void tls_close(struct net *net, struct conn *c);
 

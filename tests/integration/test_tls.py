@@ -674,6 +674,22 @@ def test_what_is_dropped_is_whole_messages(serve, version):
     slow.fails(1000)
 
 
+def test_sealed_records_count_for_the_budget(serve):
+    """Of a message of two records that the socket does not take, all but a byte is sealed; it is counted, and given back."""
+    w = serve(routes=ROOMS, limits={**SLOW, "queues": "96KiB"})
+    held = [Tls(w.tls, rcvbuf=4096).upgrade("/topic/x") for _ in range(16)]  # each keeps up to 33 KB so
+
+    def over():
+        assert w.metric("queues_bytes") <= 96 << 10
+        return w.metric("queues_exceeded_total")
+
+    publish_until(w, "/topic/x", over, size=28000)
+    for c in held:
+        c.close()
+    w.wait_metric("websockets_active", 0)
+    w.wait_metric("queues_bytes", 0)
+
+
 def test_a_reader_that_never_reads_is_ended(serve):
     w = serve(routes=ROOMS, limits={**SLOW, "send_timeout": "300ms", "slow_timeout": "300ms"})
     c = Tls(w.tls, rcvbuf=4096).upgrade("/topic/x")

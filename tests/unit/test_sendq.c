@@ -306,6 +306,27 @@ static void the_largest_is_known(void **state)
     assert_ptr_equal(sendqs_largest(&all), q);
 }
 
+static void what_is_below_counts_for_the_rank(void **state)
+{
+    (void)state;
+    struct sendq *plain = q;
+    put_own(1, 5000, false);
+    q = sendq_new(&all, NULL);
+    assert_non_null(q);
+    put_own(2, 10, false);
+    uint64_t waits = metrics.queued_bytes;
+    assert_ptr_equal(sendqs_largest(&all), plain);
+    sendq_below(&all, q, 20000);
+    assert_ptr_equal(sendqs_largest(&all), q);
+    sendq_below(&all, q, 100);
+    assert_ptr_equal(sendqs_largest(&all), plain);
+    sendq_below(&all, q, 20000);
+    assert_int_equal(metrics.queued_bytes, waits);
+    sendq_free(&all, q);
+    q = plain;
+    assert_ptr_equal(sendqs_largest(&all), q);
+}
+
 #define SENDQ_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -319,6 +340,7 @@ int main(void)
         SENDQ_TEST(what_is_no_frame_is_not_dropped),
         SENDQ_TEST(a_shared_frame_is_there_once),
         SENDQ_TEST(small_frames_cost_little_more_than_their_bytes),
+        SENDQ_TEST(what_is_below_counts_for_the_rank),
         SENDQ_TEST(the_largest_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
