@@ -117,7 +117,7 @@ static void slots_done(struct slots *t, size_t size)
 
 /* ---- addresses ---- */
 
-/* NULL: no proxy has named it. */
+/* Whom a proxy has named for it; NULL: it has no proxy, or that means itself. */
 static const struct proxied *proxied_of(const struct gateway *gw, const struct conn *c)
 {
     const struct proxied *p = slots_at(&gw->proxied, c, sizeof(*p));
@@ -126,22 +126,27 @@ static const struct proxied *proxied_of(const struct gateway *gw, const struct c
 
 static bool address_of(const struct gateway *gw, const struct conn *c, struct address *out)
 {
-    if (c->fd < 0)
-        return false;
     const struct proxied *p = proxied_of(gw, c);
-    if (p) {
+    if (c->fd >= 0 && p)
         *out = p->address;
-        return true;
-    }
-    return sys_peer(c->fd, out) == 0;
+    return c->fd >= 0 && (p || sys_peer(c->fd, out) == 0);
+}
+
+/* Whether the connection's own address may say for whom it speaks, and is not counted. */
+static bool speaks_for_others(const struct gateway *gw, const struct conn *c,
+                              const struct address *a)
+{
+    const struct proxied *p = proxied_of(gw, c);
+    return !(p && p->unknown) && trusted(gw, a);
 }
 
 /* Remembers whom a proxy has named. false: no memory. */
-static bool address_set(struct gateway *gw, const struct conn *c, const struct address *a)
+static bool address_set(struct gateway *gw, const struct conn *c, const struct address *a,
+                        bool unknown)
 {
     struct proxied *p = slots_make(&gw->proxied, c, sizeof(*p));
     if (p)
-        *p = (struct proxied){*a, c->slot.generation};
+        *p = (struct proxied){*a, unknown, c->slot.generation};
     return p;
 }
 
@@ -225,6 +230,7 @@ void access_give(const struct gateway *gw, const struct conn *c, struct handover
         return;
     memcpy(proxied, p->address.ip, 16);
     memcpy(proxied + 16, &p->address.port, 2);
+    proxied[18] = p->unknown;
     out->proxied = slice_of(proxied, ACCESS_PROXIED);
 }
 
@@ -235,11 +241,12 @@ bool access_take(struct gateway *gw, struct conn *c, const struct handover_conn 
         c->peer = peers_join_key(&gw->peers, h->peer_key);
     if (h->expires_s && gw->expiries.n && !expiry_set(gw, c, (uint32_t)h->expires_s))
         return false;
-    if (h->proxied.n != ACCESS_PROXIED || !gw->proxied.n)
+    bool older = h->proxied.n == ACCESS_PROXIED - 1;
+    if ((h->proxied.n != ACCESS_PROXIED && !older) || !gw->proxied.n)
         return !h->proxied.n || !gw->proxied.n; /* no listener asks for that any more */
     memcpy(a.ip, h->proxied.p, 16);
     memcpy(&a.port, h->proxied.p + 16, 2);
-    return address_set(gw, c, &a);
+    return address_set(gw, c, &a, !older && h->proxied.p[18]);
 }
 
 static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
@@ -249,8 +256,11 @@ static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
     enum proxy_state state = proxy_parse(p, n, &header);
     if (state == PROXY_MORE)
         return 0;
-    bool named = state == PROXY_DONE && header.known;
-    if (state == PROXY_BAD || (named && !address_set(gw, c, &header.client))) {
+    bool unknown = state == PROXY_DONE && !header.known && !header.local &&
+                   sys_peer(c->fd, &header.client) == 0;
+    bool named = state == PROXY_DONE && (header.known || unknown);
+    metrics.proxy_unknown_total += unknown;
+    if (state == PROXY_BAD || (named && !address_set(gw, c, &header.client, unknown))) {
         metrics.errors_total[state == PROXY_BAD ? ERR_PROXY : ERR_NO_MEMORY]++;
         conn_close(&gw->net, c, state == PROXY_BAD ? CLOSE_PROTOCOL : CLOSE_NO_MEMORY);
         return n;
@@ -262,7 +272,7 @@ static size_t proxy_input(void *owner, struct conn *c, uint8_t *p, size_t n)
     else
         http_server_open(&gw->http, c);
     if (c->state == CONN_OPEN && named && gw->config.access.connections_per_ip &&
-        !trusted(gw, &header.client)) {
+        !speaks_for_others(gw, c, &header.client)) {
         c->peer = peers_join(&gw->peers, &header.client);
         if (!c->peer && tls) {
             conn_close(&gw->net, c, CLOSE_LIMIT); /* no answer would be understood */
@@ -304,7 +314,8 @@ bool access_client(const struct gateway *gw, const struct conn *c, const struct 
     struct slice rest = SLICE("");
     if (!address_of(gw, c, out))
         return false;
-    for (uint32_t i = a->trusted.n && ex ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
+    bool asked = ex && speaks_for_others(gw, c, out);
+    for (uint32_t i = asked ? ex->req.n_fields : 0; i-- > 0 && rest.p;) {
         const struct http_field *f = &ex->req.fields[i];
         if (slice_eq_nocase(http_span_slice(ex->head, f->name), SLICE("x-forwarded-for")))
             rest = address_forwarded(http_span_slice(ex->head, f->value), a->trusted.v,
@@ -319,7 +330,7 @@ static bool counted(const struct gateway *gw, const struct conn *c, const struct
 {
     const struct config_access *a = &gw->config.access;
     return (a->handshakes_per_ip || a->connections_per_ip) && access_client(gw, c, ex, out) &&
-           !trusted(gw, out);
+           !speaks_for_others(gw, c, out);
 }
 
 enum err access_handshake(struct gateway *gw, struct conn *c, const struct http_exchange *ex)

@@ -83,6 +83,8 @@ struct slots {
 /* Of a connection: whom a proxy has named. */
 struct proxied {
     struct address address;
+    bool unknown; /* nobody, but for somebody: address is the proxy's, and not to be trusted as such
+                   */
     uint32_t generation;
 };
 
@@ -206,7 +208,7 @@ bool pprof_waits(const struct gateway *gw);  /* whether somebody waits for one h
 void pprof_code_gone(const struct gateway *gw, const struct guest_module *m);
 
 /* access.c */
-enum { ACCESS_PROXIED = 18 };
+enum { ACCESS_PROXIED = 19 }; /* bytes, as a worker of before may send one fewer */
 /* Makes ready what the configuration asks for; before the worker is caged. false: said. */
 bool access_init(struct gateway *gw) MUST_USE;
 void access_done(struct gateway *gw);

@@ -9,7 +9,7 @@ static bool v1_line(struct slice line, struct proxy_header *out)
     struct slice family = slice_cut(&line, ' '), from, to;
     struct address other;
     uint16_t port;
-    out->known = false;
+    out->known = out->local = false;
     if (slice_eq(family, SLICE("UNKNOWN")))
         return true; /* the rest is to be ignored */
     bool v4 = slice_eq(family, SLICE("TCP4"));
@@ -64,6 +64,7 @@ static enum proxy_state v2(const uint8_t *p, size_t n, struct proxy_header *out)
         return PROXY_MORE;
     out->consumed = HEAD + len;
     out->known = !local && (tcp4 || tcp6);
+    out->local = local;
     if (!out->known)
         return PROXY_DONE;
     const uint8_t *port = p + HEAD + (tcp4 ? 8 : 32);

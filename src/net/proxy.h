@@ -12,7 +12,8 @@ enum {
 enum proxy_state { PROXY_DONE, PROXY_MORE, PROXY_BAD };
 
 struct proxy_header {
-    bool known; /* false: LOCAL, UNKNOWN or UNSPEC: the connection's own address is the client's */
+    bool known; /* false: UNKNOWN, UNSPEC or LOCAL: the connection's own address stands for it */
+    bool local; /* LOCAL: the proxy means itself, as for a health check */
     struct address client;
     size_t consumed;
 };

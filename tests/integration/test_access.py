@@ -3,6 +3,7 @@
 All of 127.0.0.0/8 is ours, so that one machine can be several peers. PROXY_IP is a trusted proxy;
 127.0.0.1, from which the other tests come, is not."""
 import json
+import signal
 import socket
 import struct
 
@@ -91,6 +92,21 @@ def test_the_client_is_whom_the_header_names(weir, header, peer):
 def test_the_peer_is_the_client_where_none_is_named(weir, header):
     with proxied(header + ASK) as c:
         says(c.response(), "%s:%d" % c.sock.getsockname())
+
+
+FORWARDED = b"GET /g?g5 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(family=0)])
+def test_somebody_unknown_speaks_for_nobody(weir, header):
+    """The proxy relays him, so that the field may be his own."""
+    before = weir.metric("proxy_unknown_total")
+    with proxied(header + FORWARDED) as c:
+        says(c.response(), "%s:%d" % c.sock.getsockname())
+    assert weir.metric("proxy_unknown_total") == before + 1
+    with proxied(v2(command=0x20, family=0) + FORWARDED) as c:
+        says(c.response(), "192.0.2.1:0")
+    assert weir.metric("proxy_unknown_total") == before + 1
 
 
 @pytest.mark.parametrize("header", [v1("192.0.2.7", 5), v2_tcp4("192.0.2.7", 5, bytes(20))])
@@ -277,6 +293,39 @@ def test_connections_named_by_the_proxy_protocol(start):
         c.reset()
     w.wait_metric("websockets_active", len(kept) - 2)
     open_one("192.0.2.1").upgrade("/echo").close()
+    for c in kept:
+        c.close()
+
+
+def test_those_unknown_count_together(start):
+    w = limited(start, connections_per_ip=2)
+    echo = handshake("/echo", "X-Forwarded-For: 192.0.2.77\r\n")
+
+    def opened(header):
+        c = Raw(w.proxy_port, source=PROXY_IP).send(header + echo)
+        assert c.response().status == 101
+        return c
+
+    a, _ = kept = [opened(b"PROXY UNKNOWN\r\n"), opened(v2(family=0))]
+    refused(Raw(w.proxy_port, source=PROXY_IP).send(b"PROXY UNKNOWN\r\n" + echo))
+    local = v2(command=0x20, family=0)  # the proxy itself, which is trusted
+    kept += [opened(local), opened(local)]
+    refused_as_client = Raw(w.proxy_port, source=PROXY_IP).send(local + echo)  # for whom that one asked twice
+    problem(refused_as_client.response(), 429, "PEER_CONNECTIONS")
+    kept.append(opened(v1("192.0.2.7")))
+    w.config["limits"] = {"idle_timeout": "59s"}  # another worker counts them too
+    w.file.write_text(json.dumps(w.config))
+    w.signal(signal.SIGHUP)
+    w.signalled = False
+    w.wait_logs("worker_ready", n=2, timeout=15)
+    wait_for("it has taken over", lambda: w.logs("handover_done"))
+    for c in kept:
+        c.send(frame(TEXT, b"x"))
+        assert c.message() == (TEXT, b"x")
+    refused(Raw(w.proxy_port, source=PROXY_IP).send(b"PROXY UNKNOWN\r\n" + echo))
+    a.reset()
+    w.wait_metric("websockets_active", len(kept) - 1)
+    kept.append(opened(b"PROXY UNKNOWN\r\n"))
     for c in kept:
         c.close()
 
