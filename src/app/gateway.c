@@ -8,7 +8,6 @@
 enum { ACCEPT_BATCH = 64, ACCEPT_PAUSE_MS = 100, DRAIN_STEP_MS = 20 };
 enum { PAGE_MAX = 1 << 20 };
 enum { CONNECTION_ROOM = 64 << 10 }; /* for its place, a request's head, and an answer */
-enum { REFUSED_READS = 16 };         /* of what one that is refused has sent */
 enum { TRIM_MS = 10 };               /* between two times that the allocator gives memory back */
 enum { TURN_EVENTS = 32 };           /* guests' events of a connection in its turn */
 #define GUEST_BUDGET_NS UINT64_C(2000000)
@@ -136,20 +135,19 @@ static void accept_pause(struct gateway *gw, struct listener *l)
 }
 
 /* 503 for whatever reason: a 429 would have to tell the time (RFC 9110 6.6.1). */
-static void refuse(int fd, enum err why, bool tls)
+static void refuse(struct gateway *gw, int fd, enum err why, bool tls)
 {
     struct slice full = SLICE("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
                               "Connection: close\r\nContent-Length: 0\r\n\r\n");
     metrics.connections_refused_total++;
     metrics.errors_total[why]++;
-    /* What the peer has said already is taken first, or the close would be a reset that destroys
-     * the answer on its way. */
-    uint8_t drop[4096];
-    for (int i = 0; i < REFUSED_READS && sys_recv(fd, drop, sizeof(drop)) > 0; i++)
-        ;
-    if (!tls && why != ERR_PROXY && sys_send(fd, full) < 0)
+    if (tls || why == ERR_PROXY) {
+        sys_close(fd);
+        return;
+    }
+    if (sys_send(fd, full) < 0)
         metrics.sends_skipped_total++;
-    sys_close(fd);
+    refused_add(&gw->refused, fd);
 }
 
 /* Those that a guest is yet to be told the end of are among them. */
@@ -168,7 +166,10 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
     struct listener *l = &gw->listeners[slot];
     for (int i = 0; i < ACCEPT_BATCH && !l->paused; i++) {
         int fd = sys_accept(l->fd);
-        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM)
+        bool short_of = fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM;
+        if (short_of && gw->refused.n)
+            refused_clear(&gw->refused); /* theirs are given back first */
+        else if (short_of)
             accept_pause(gw, l);
         if (fd == -EAGAIN)
             return;
@@ -185,7 +186,7 @@ static void listener_ready(void *arg, uint32_t slot, uint32_t generation, uint32
         if (!why && !admin)
             why = access_accept(gw, l->proxy, fd, &peer);
         if (why) {
-            refuse(fd, why, l->tls);
+            refuse(gw, fd, why, l->tls);
             continue;
         }
         mem_spare(admin ? MEM_SPARE : 0);
@@ -581,6 +582,7 @@ enum err gateway_init(struct gateway *gw)
     hub_init(gw);
     if (!gw->number)
         topics_name(gw);
+    refused_init(&gw->refused, &gw->loop, (uint32_t)l->refused, (uint32_t)l->close_timeout);
     gw->reserve = sys_reserve_open();
     return ERR_NONE;
 }
@@ -629,6 +631,7 @@ void gateway_done(struct gateway *gw)
 {
     for (unsigned i = 0; i < gw->n_listeners; i++)
         sys_close(gw->listeners[i].fd);
+    refused_done(&gw->refused);
     sys_close(gw->reserve);
     access_done(gw);
     timers_done(&gw->timers);

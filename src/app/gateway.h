@@ -33,6 +33,7 @@
 #include "hub/timers.h"
 #include "hub/topics.h"
 #include "net/peers.h"
+#include "net/refused.h"
 #include "net/tls.h"
 #include "ws/ws_conn.h"
 
@@ -123,6 +124,7 @@ struct gateway {
     struct timer throttle_timer; /* when a module may run again that used up its CPU time */
     struct listener listeners[LISTENERS_MAX];
     unsigned n_listeners;
+    struct refused refused;
     int reserve; /* a descriptor to give up when they run out */
     bool ready, draining;
     bool leaving, unloaded, handed; /* see handover_give.c; its actors were told; it is done */

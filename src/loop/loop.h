@@ -31,6 +31,7 @@ enum loop_kind {
     LOOP_PROFILE,  /* the end of a profile */
     LOOP_WATCH,    /* what is told to those who watch */
     LOOP_EXPIRY,   /* tokens of WebSockets */
+    LOOP_REFUSED,  /* connections that were refused, and answered */
     LOOP_KINDS
 };
 enum { LOOP_PHASES = 4 };

@@ -356,6 +356,21 @@ def test_another_worker_asks_too(swapped, pki):
     refused(w.admin, context(), "(?i)certificate[_ ]required")
 
 
+def test_an_upgrade_is_asked_for_and_answered(swapped, pki):
+    w = swapped
+    r = run_cli("upgrade", *cli(w, pki))
+    assert r.returncode == 0 and "a new worker has taken over" in r.stdout, r
+    w._admin_raw = None
+    wait_for("the new one answers", lambda: ask(w.admin, w.who).status == 200)
+    refused(w.admin, context(), "(?i)certificate[_ ]required")
+    w.ca.write_text(open(pki.pem("other")).read())  # the new supervisor reads it, too
+    w.signal(signal.SIGHUP)
+    w.signalled = False
+    w.who = client(pki, "mallory")
+    wait_for("the new one is in force", lambda: answers(w))
+    refused(w.admin, client(pki, "alice"), "(?i)unknown[_ ]ca")
+
+
 def test_a_plain_connection_does_not_outlive_the_change_to_tls(start, pki):
     w = start({"routes": ROUTES})
     plain = Raw(w.admin)

@@ -1,4 +1,5 @@
 """Limits of the whole gateway: connections, descriptors, and guests that want more than their share."""
+import os
 import re
 import time
 
@@ -46,6 +47,52 @@ def test_connection_limit(start):
     with w.raw() as c:
         assert works(c), "the place that became free is given"
     for c in conns:
+        c.close()
+
+
+def talks(c):
+    """A peer that sends on though it was refused, and then reads: no reset may come before it has read."""
+    for _ in range(8):
+        c.sock.sendall(b"POST / HTTP/1.1\r\n" * 500)
+    got = b""
+    while part := c.sock.recv(4096):
+        got += part
+    assert got.startswith(b"HTTP/1.1 503 ") and got.endswith(b"\r\n\r\n")
+
+
+def test_who_is_refused_can_read_why(start):
+    w = start({"limits": {"connections": 4, "refused": 3, "close_timeout": "60s"}, "modules": MODULES, "routes": ROUTES})
+    conns = fill_up(w, 4)
+    told = []
+    for i in range(3):
+        told.append(w.raw())
+        w.wait_metric("connections_refused_total", i + 1)
+    for c in told:
+        talks(c)
+    assert w.metric("refused_cut_total") == 0
+    with w.raw() as c:  # the oldest makes room
+        w.wait_metric("refused_cut_total", 1)
+        talks(c)
+    with pytest.raises(ConnectionError):
+        for _ in range(200):
+            told[0].sock.sendall(bytes(1000))
+            time.sleep(0.005)
+    for c in (*told, *conns):
+        c.close()
+
+
+def test_who_was_refused_is_not_kept_long(start):
+    w = start({"limits": {"connections": 2, "close_timeout": "100ms"}, "modules": MODULES, "routes": ROUTES})
+    conns = fill_up(w, 2)
+    assert w.metric("refused_cut_total") == 0  # its connection stays
+    before = len(os.listdir(f"/proc/{w.worker_pid()}/fd"))
+    told = [w.raw() for _ in range(20)]
+    w.wait_metric("connections_refused_total", 20)
+    for c in told:
+        assert c.response().status == 503
+    wait_for("their descriptors are given back", lambda: len(os.listdir(f"/proc/{w.worker_pid()}/fd")) <= before)
+    assert w.metric("refused_cut_total") == 0
+    for c in (*told, *conns):
         c.close()
 
 
