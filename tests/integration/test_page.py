@@ -444,6 +444,24 @@ def test_kick(page, weir):
         other.send(frame(TEXT, "still here")).message()
 
 
+def test_the_slowest_is_shown_and_kicked(page, weir):
+    with weir.ws("/topic/slow", rcvbuf=4096, mss=536) as slow, weir.ws("/topic/slow") as one:
+        threading.Thread(target=drain, args=(one,), daemon=True).start()
+        peer = "{}:{}".format(*slow.sock.getsockname())
+        row = page.row("slow", peer)
+
+        def shown():
+            if not weir.metric("queues_active"):
+                one.send(frame(BINARY, b"x" * 20000))
+            return page.b.js(f"!!({row})")
+        wait_for("it is shown", shown, timeout=15, every=0.1)
+        page.b.click(f"{row}.querySelector('button')")
+        page.b.click("document.querySelector('#ask-yes')")
+        page.b.wait("document.querySelector('#said').textContent.includes(' was closed.')")
+    page.b.js("document.activeElement.blur()")
+    page.b.wait(f"!({row})")
+
+
 def test_who_has_gone_stays_where_somebody_is(page, weir):
     """No other row comes under the pointer, or the focus, of who is about to press a button."""
     with weir.ws("/echo") as stays:
@@ -454,12 +472,11 @@ def test_who_has_gone_stays_where_somebody_is(page, weir):
             page.b.wait(row)
             page.b.js(f"{row}.querySelector('button').focus()")
         weir.wait_metric("websockets_active", 1)
-        page.b.js("conns.load('again')")
-        page.b.wait(f"({row}).className === 'gone' && document.activeElement === {row}.querySelector('button')")
+        page.b.wait(f"(conns.load('again'), ({row}).className === 'gone' && document.activeElement === {row}.querySelector('button'))")
         page.b.key("Enter", 13, "\r")
         assert page.b.js("document.querySelector('#said').textContent") == "It has gone already."
-        page.b.js("document.activeElement.blur(); conns.load('again')")
-        page.b.wait(f"!({row})")
+        page.b.js("document.activeElement.blur()")
+        page.b.wait(f"(conns.load('again'), !({row}))")
         stays.send(frame(TEXT, "x")).message()
 
 
@@ -642,4 +659,8 @@ def test_light_and_dark_wide_and_narrow(page, weir, scheme):
             ratio, what = page.b.js(CONTRAST)
             assert ratio >= 4.5, (scheme, width, ratio, what)
         assert page.b.js("Math.min(...[...document.querySelectorAll('button')].filter(b => b.getClientRects().length).map(b => b.offsetHeight))") >= 40
-        assert page.b.js(f"{page.row('conns', '/echo')}.querySelector('button').getBoundingClientRect().right") <= 375
+        put(weir, "add", SUB + f";; {scheme}")
+        for row in (page.row("conns", "/echo"), page.row("modules", "add")):
+            press = f"{row}.querySelector('button:not([hidden])')"
+            page.b.wait(f"{press}.getClientRects().length")
+            assert page.b.js(f"{press}.getBoundingClientRect().right") <= 375, press
