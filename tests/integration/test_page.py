@@ -1,7 +1,9 @@
 """The live page: its stream over raw sockets, and the page in a browser, against a gateway that serves."""
+import contextlib
 import gzip
 import json
 import re
+import socket
 import threading
 import time
 
@@ -60,6 +62,20 @@ def put(w, name, text):
     return json.loads(r.body)
 
 
+@contextlib.contextmanager
+def reader(w, path):
+    """A WebSocket whose messages are read and dropped."""
+    def drop():
+        with contextlib.suppress(AssertionError, OSError):
+            c.rest()
+    with w.ws(path) as c:
+        t = threading.Thread(target=drop)
+        t.start()
+        yield c
+        c.sock.shutdown(socket.SHUT_RDWR)  # a close alone would not end what reads
+        t.join()
+
+
 # ---------------------------------------------------------------------------- the stream
 
 
@@ -102,8 +118,7 @@ def test_log_lines_come_with_it_and_go_on_where_they_were(weir):
 
 
 def test_who_waits_most_is_named(weir):
-    with weir.ws("/topic/t", rcvbuf=4096, mss=536) as slow, weir.ws("/topic/t") as one, Stream(weir) as s:
-        threading.Thread(target=drain, args=(one,), daemon=True).start()
+    with weir.ws("/topic/t", rcvbuf=4096, mss=536) as slow, reader(weir, "/topic/t") as one, Stream(weir) as s:
         s.head()
         assert s.state()["slow"] == []
         peer = "{}:{}".format(*slow.sock.getsockname())
@@ -117,13 +132,6 @@ def test_who_waits_most_is_named(weir):
             return [c for c in s.state()["slow"] if c["peer"] == peer]
         said = wait_for("it is named", named, timeout=15)
         assert said[0]["route"] == "/topic/*" and said[0]["queued_bytes"] > 0
-
-
-def drain(c):
-    try:
-        c.rest()
-    except (AssertionError, OSError):
-        pass
 
 
 def test_so_many_and_no_more(start):
@@ -445,8 +453,7 @@ def test_kick(page, weir):
 
 
 def test_the_slowest_is_shown_and_kicked(page, weir):
-    with weir.ws("/topic/slow", rcvbuf=4096, mss=536) as slow, weir.ws("/topic/slow") as one:
-        threading.Thread(target=drain, args=(one,), daemon=True).start()
+    with weir.ws("/topic/slow", rcvbuf=4096, mss=536) as slow, reader(weir, "/topic/slow") as one:
         peer = "{}:{}".format(*slow.sock.getsockname())
         row = page.row("slow", peer)
 
