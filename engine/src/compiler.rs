@@ -30,7 +30,8 @@ pub unsafe extern "C" fn weir_compile(
     error: *mut *mut c_char,
 ) -> bool {
     let shape = unsafe { &*(engine as *const wasm_engine_t as *const EngineShape) };
-    match shape.engine.precompile_module(wasm.as_slice()) {
+    let named = crate::names::exports_named(wasm.as_slice());
+    match shape.engine.precompile_module(named.as_deref().unwrap_or(wasm.as_slice())) {
         Ok(code) => out.set_buffer(code),
         Err(e) => put_error(&e, error),
     }

@@ -23,6 +23,8 @@ mod bulk;
 #[cfg(feature = "compiler")]
 mod compiler;
 #[cfg(feature = "compiler")]
+mod names;
+#[cfg(feature = "compiler")]
 mod restore;
 #[cfg(feature = "compiler")]
 mod snapshot;

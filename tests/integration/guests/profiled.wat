@@ -9,7 +9,7 @@
       (local.set $n (i64.sub (local.get $n) (i64.const 1)))
       (br_if $again (i64.gt_s (local.get $n) (i64.const 0))))
     (local.get $sum))
-  (func $spin (export "spin") (param i64) (result i64) (call $hot_loop (local.get 0)))
+  (func (export "spin") (param i64) (result i64) (call $hot_loop (local.get 0)))
   (func (export "plant") (result i32)
     (call $kv_set (i32.const 0) (i32.const 7) (i32.const 0) (i32.const 300000) (i64.const 0)))
   (func (export "pull") (result i32)
