@@ -136,7 +136,9 @@ static __attribute__((noinline)) void strike(uint32_t line, const void *p)
             continue;
         if (!held)
             pthread_mutex_lock(&lock);
-        if (stacks) {
+        /* Unless it was switched off, and perhaps on again, meanwhile. */
+        if (stacks &&
+            atomic_load_explicit(&noted[line][way], memory_order_relaxed) == (uintptr_t)p) {
             uint64_t mean = atomic_load_explicit(&every, memory_order_relaxed);
             count(notes[line][way].stack, STACK_FREES, notes[line][way].n, mean);
             atomic_store_explicit(&noted[line][way], 0, memory_order_relaxed);
