@@ -378,7 +378,7 @@ def test_a_full_queue_is_waited_for(start, tmp_path):
     """More than fits is committed at once: all of it comes, in order, and meanwhile the guest is told the limit."""
     (tmp_path / "burst.wat").write_text(BURST)
     w = start({"workers": LOOPS, "limits": {**FEW, "loop_queue": 64, "loop_queue_bytes": "64KiB"},
-               "modules": {"burst": {"path": str(tmp_path / "burst.wat"), "limits": {"deadline": "1s"}}},
+               "modules": {"burst": {"path": str(tmp_path / "burst.wat"), "limits": {"deadline": "10s", "timeout": "30s"}}},
                "routes": [{"path": "/burst", "websocket": {"module": "burst"}}]})
 
     class Burst:
