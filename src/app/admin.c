@@ -38,6 +38,14 @@ static bool origin_allowed(const struct http_exchange *ex, bool tls)
             slice_eq_nocase(slice_of(origin.p + scheme.n, host.n), host));
 }
 
+/* Nor may one make a browser ask here in its name, as an image or a link: such a request has no
+ * Origin, but browsers say whose it is (W3C Fetch Metadata). */
+static bool site_allowed(const struct http_exchange *ex)
+{
+    struct slice site = http_exchange_field(ex, SLICE("sec-fetch-site"));
+    return !site.p || slice_eq(site, SLICE("same-origin")) || slice_eq(site, SLICE("none"));
+}
+
 struct metrics_ask {
     struct ask ask;
     bool openmetrics;
@@ -246,7 +254,7 @@ static enum err access_check(const struct gateway *gw, const struct conn *c,
     if (!loopback && !proven)
         return health ? ERR_NONE : ERR_UNAUTHORIZED;
     if (!host_allowed(a, http_span_slice(ex->head, ex->req.host), proven && !loopback) ||
-        !origin_allowed(ex, c->tls))
+        !origin_allowed(ex, c->tls) || (!health && !site_allowed(ex)))
         return ERR_FORBIDDEN;
     return token.n && api ? ERR_UNAUTHORIZED : ERR_NONE;
 }

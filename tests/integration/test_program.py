@@ -475,6 +475,17 @@ def test_admin_origin(admin, origin, allowed):
         assert r.status == (200 if allowed else 403)
 
 
+@pytest.mark.parametrize("site,allowed", [("cross-site", False), ("same-site", False), ("none", True), ("same-origin", True)])
+def test_admin_fetch_site(admin, site, allowed):
+    """What a page of another site makes a browser ask for, such as an image, has no Origin; a link to the page is let through."""
+    with Raw(admin.admin) as c:
+        for path in ("/metrics", "/debug/pprof/heap", "/api/v1/connections", "/api/v1/events"):
+            r = c.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: {site}\r\n\r\n").response()
+            assert r.status == (200 if allowed else 403), path
+        for path in ("/", "/healthz"):
+            assert c.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: {site}\r\n\r\n").response().status == 200
+
+
 def end_by_peer(w):
     w.raw().close()
 
