@@ -122,7 +122,7 @@ static __attribute__((noinline)) void note(const void *p, size_t n, void *frame)
     left = draw(mean);
     if (holds || !p || !mean)
         return;
-    unsigned depth = stack_walk((uintptr_t)frame, pcs, STACK_DEPTH);
+    unsigned depth = stack_walk((uintptr_t)frame, (uintptr_t)frame, pcs, STACK_DEPTH);
     pthread_mutex_lock(&lock);
     put(p, n, pcs, depth, mean);
     pthread_mutex_unlock(&lock);

@@ -105,26 +105,28 @@ UNCHECKED static bool words(struct walk *w, uintptr_t p, uintptr_t *out, unsigne
 
 #if defined(__x86_64__)
 /* A fiber's first frame names the top of its stack as the caller's; 16 bytes below that is where
- * the stack that resumed it goes on, with six registers and a return address: wasmtime-fiber,
+ * the stack that resumed it goes on, *sp, with six registers and a return address: wasmtime-fiber,
  * src/unix.rs and src/stackswitch/x86_64.rs. */
-static bool fiber_parent(struct walk *w, uintptr_t top, uintptr_t frame[2])
+static bool fiber_parent(struct walk *w, uintptr_t top, uintptr_t *sp, uintptr_t frame[2])
 {
-    uintptr_t sp;
-    return top % 4096 == 0 && words(w, top - 16, &sp, 1) && words(w, sp + 40, frame, 2);
+    return top % 4096 == 0 && words(w, top - 16, sp, 1) && words(w, *sp + 40, frame, 2);
 }
 #endif
 
-unsigned stack_walk(uintptr_t fp, uint64_t *pcs, unsigned max)
+/* What is not on the stack is not looked at: it may be any number where the C library runs, and
+ * name memory that another thread gives back between the question and the look. */
+unsigned stack_walk(uintptr_t sp, uintptr_t fp, uint64_t *pcs, unsigned max)
 {
     struct walk w = {0};
     uintptr_t frame[2]; /* the caller's frame pointer, and where it goes on */
     unsigned n = 0;
     bool crossed = false;
     while (n < max) {
-        bool good = words(&w, fp, frame, 2) && frame[1] >= 4096 && !(frame[1] >> 56);
+        bool close = fp - sp < STACK_REACH;
+        bool good = close && words(&w, fp, frame, 2) && frame[1] >= 4096 && !(frame[1] >> 56);
 #if defined(__x86_64__)
-        if (!good && !crossed && (crossed = good = fiber_parent(&w, fp, frame)))
-            fp = 0; /* that stack may be anywhere */
+        if (!good && close && !crossed && (crossed = good = fiber_parent(&w, fp, &sp, frame)))
+            fp = sp;
 #endif
         if (!good)
             break;
@@ -153,11 +155,12 @@ static void on_profile(int sig, siginfo_t *info, void *context)
 #if defined(__x86_64__)
     pcs[0] = (uint64_t)u->uc_mcontext.gregs[REG_RIP];
     uintptr_t fp = (uintptr_t)u->uc_mcontext.gregs[REG_RBP];
+    uintptr_t sp = (uintptr_t)u->uc_mcontext.gregs[REG_RSP];
 #else
     pcs[0] = u->uc_mcontext.pc;
-    uintptr_t fp = u->uc_mcontext.regs[29];
+    uintptr_t fp = u->uc_mcontext.regs[29], sp = u->uc_mcontext.sp;
 #endif
-    unsigned n = 1 + stack_walk(fp, pcs + 1, STACK_DEPTH - 1);
+    unsigned n = 1 + stack_walk(sp, fp, pcs + 1, STACK_DEPTH - 1);
     struct stack *k = stacks_get(into, mem_whose, pcs, n);
     if (k) /* and those that the kernel did not come to send */
         k->counts[0] += 1 + (uint64_t)MAX(info->si_overrun, 0);

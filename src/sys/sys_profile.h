@@ -11,6 +11,7 @@
 #include "base/buf.h"
 
 enum { STACK_DEPTH = 48, STACK_HEADS = 256 };
+enum { STACK_REACH = 1 << 20 }; /* bytes of a stack that are walked */
 /* Objects are counted in parts of 256, as what was noted stands for more than whole ones. */
 enum { STACK_ALLOCS, STACK_ALLOC_BYTES, STACK_FREES, STACK_FREE_BYTES, STACK_COUNTS };
 enum { STACK_PARTS = 256 };
@@ -41,8 +42,9 @@ struct stack *stacks_get(struct stacks *s, struct mem_whose whose, const uint64_
                          unsigned n); /* NULL: it is full; counted */
 struct stack *stacks_next(struct stacks *s, const struct stack *after); /* NULL: first; the end */
 
-/* From a frame whose pointer is fp; returns how many. Async-signal-safe. */
-unsigned stack_walk(uintptr_t fp, uint64_t *pcs, unsigned max);
+/* From a frame whose pointer is fp, on the stack that goes on at sp; returns how many.
+ * Async-signal-safe. */
+unsigned stack_walk(uintptr_t sp, uintptr_t fp, uint64_t *pcs, unsigned max);
 
 /* ---- CPU: a signal each 10 ms of a thread's own running time ---- */
 

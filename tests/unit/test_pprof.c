@@ -137,7 +137,8 @@ static void test_a_stack_is_there_once(void **state)
 
 static __attribute__((noinline)) unsigned walk_here(uint64_t *pcs)
 {
-    unsigned n = stack_walk((uintptr_t)__builtin_frame_address(0), pcs, STACK_DEPTH);
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    unsigned n = stack_walk(here, here, pcs, STACK_DEPTH);
     __asm__ volatile("" ::: "memory"); /* no tail call: it has a frame */
     return n;
 }
@@ -179,18 +180,22 @@ static void test_what_is_no_frame_ends_a_walk(void **state)
                            0);
     uintptr_t at = (uintptr_t)page;
     assert_int_equal(mprotect(page + 512, 4096, PROT_NONE), 0);
-    assert_int_equal(stack_walk(0, pcs, STACK_DEPTH), 0);
-    assert_int_equal(stack_walk(UINTPTR_MAX - 7, pcs, STACK_DEPTH), 0);
-    assert_int_equal(stack_walk(at + 1, pcs, STACK_DEPTH), 0);
-    assert_int_equal(stack_walk(at + 4096, pcs, STACK_DEPTH), 0);
-    assert_int_equal(stack_walk(at + 4096 - 8, pcs, STACK_DEPTH), 0); /* half of it is there */
+    assert_int_equal(stack_walk(0, 0, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(UINTPTR_MAX - 7, UINTPTR_MAX - 7, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at, at + 1, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at, at + 4096, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at, at + 4096 - 8, pcs, STACK_DEPTH), 0); /* half of it is there */
     page[0] = at;                                                     /* its own caller */
     page[1] = 0x10000;
-    assert_int_equal(stack_walk(at, pcs, STACK_DEPTH), 1);
+    assert_int_equal(stack_walk(at, at, pcs, STACK_DEPTH), 1);
+    /* readable as it is, but no part of that stack */
+    assert_int_equal(stack_walk((uintptr_t)&page, at, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at + 16, at, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at - STACK_REACH, at, pcs, STACK_DEPTH), 0);
     page[0] = at + 4096 + 16; /* into what is not there */
-    assert_int_equal(stack_walk(at, pcs, STACK_DEPTH), 1);
+    assert_int_equal(stack_walk(at, at, pcs, STACK_DEPTH), 1);
     page[1] = UINT64_C(0xdead) << 48;
-    assert_int_equal(stack_walk(at, pcs, STACK_DEPTH), 0);
+    assert_int_equal(stack_walk(at, at, pcs, STACK_DEPTH), 0);
     munmap(page, 3 * 4096);
 }
 
