@@ -188,17 +188,19 @@ void pprof_end(struct pprof *p, uint64_t wall_ns, uint64_t took_ns, const char *
 /* A small window: what a profile repeats, it repeats soon, and memory is what it may be about. */
 enum err pprof_gzip(struct slice in, struct buf *out)
 {
-    enum { WINDOW = 13, GZIP = 16, MEMORY = 5 };
+    enum { WINDOW = 13, GZIP = 16, MEMORY = 5, STEP = 16 << 10 };
     z_stream z = {.next_in = (Bytef *)(uintptr_t)in.p, .avail_in = (uInt)in.n};
     if (deflateInit2(&z, 3, Z_DEFLATED, WINDOW + GZIP, MEMORY, Z_DEFAULT_STRATEGY) != Z_OK)
         return ERR_NO_MEMORY;
-    size_t bound = deflateBound(&z, (uLong)in.n);
-    enum err e = buf_reserve(out, bound);
-    if (!e) {
+    enum err e = ERR_NONE;
+    for (int r = Z_OK; r != Z_STREAM_END;) {
+        e = buf_reserve(out, MAX(MIN((uint32_t)STEP, out->max - out->len), 1));
+        if (e)
+            break;
         z.next_out = out->p + out->len;
-        z.avail_out = (uInt)bound;
-        ASSERT(deflate(&z, Z_FINISH) == Z_STREAM_END); /* the bound is one */
-        out->len += (uint32_t)z.total_out;
+        z.avail_out = out->cap - out->len;
+        r = deflate(&z, Z_FINISH);
+        out->len = out->cap - z.avail_out;
     }
     deflateEnd(&z);
     return e;

@@ -14,7 +14,7 @@
 
 enum { CPU_TABLE = 256 << 10, COLLECTED = 16 << 20, NAMES = 256 << 10, NAME_MAX = 200 };
 enum { LOOK_MS = 100, SECONDS_MOST = 600, SECONDS = 30, HEAP_EVERY = 64 << 10 };
-enum { ZIPPED = 1 << 20 };
+enum { ZIPPED = COLLECTED };
 
 /* A guest's function in place of an address: an offset in the names, "FUNCTION\0MODULE\0". */
 #define NAMED (UINT64_C(1) << 63)

@@ -120,13 +120,15 @@ unsigned stack_walk(uintptr_t sp, uintptr_t fp, uint64_t *pcs, unsigned max)
     struct walk w = {0};
     uintptr_t frame[2]; /* the caller's frame pointer, and where it goes on */
     unsigned n = 0;
-    bool crossed = false;
+    bool crossed = false; /* to the stack below a fiber's, once */
     while (n < max) {
         bool close = fp - sp < STACK_REACH;
         bool good = close && words(&w, fp, frame, 2) && frame[1] >= 4096 && !(frame[1] >> 56);
 #if defined(__x86_64__)
         if (!good && close && !crossed && (crossed = good = fiber_parent(&w, fp, &sp, frame)))
             fp = sp;
+#else
+        (void)crossed;
 #endif
         if (!good)
             break;
