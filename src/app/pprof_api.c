@@ -293,10 +293,21 @@ static void program_write(struct writer *w)
     }
 }
 
+static uint64_t lost_location(const struct writer *w)
+{
+    return w->max + MEM_KINDS + 1;
+}
+
 /* Locations of guests' functions are named by their offsets, behind all others. */
 static uint64_t guest_location(const struct writer *w, uint64_t offset)
 {
-    return w->max + MEM_KINDS + 1 + offset;
+    return lost_location(w) + 1 + offset;
+}
+
+static void function_named(struct writer *w, uint64_t location, const char *name)
+{
+    pprof_function(&w->out, ++w->functions, pprof_string(&w->out, slice_str(name)), 0);
+    pprof_location(&w->out, location, 0, 0, w->functions);
 }
 
 static void guests_write(struct writer *w)
@@ -338,6 +349,8 @@ static void stack_write(struct writer *w, const struct stack *k)
     int64_t values[STACK_COUNTS];
     struct pprof_label labels[2];
     size_t n = 0;
+    if (!k->n)
+        locations[n++] = lost_location(w);
     for (unsigned i = 0; i < k->n; i++) {
         if (k->pcs[i] & NAMED) {
             if (k->pcs[i] != NAMELESS)
@@ -384,10 +397,8 @@ static void modules_write(struct writer *w)
         const char *name;
     } rows[] = {{MEM_CODE, "[modules' code]"}, {MEM_GUEST, "[instances of guests]"}};
     uint64_t code = mem_bytes(MEM_CODE), held = mem_bytes(MEM_GUEST);
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        pprof_function(&w->out, ++w->functions, pprof_string(&w->out, slice_str(rows[i].name)), 0);
-        pprof_location(&w->out, w->max + 1 + (uint64_t)rows[i].kind, 0, 0, w->functions);
-    }
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        function_named(w, w->max + 1 + (uint64_t)rows[i].kind, rows[i].name);
     for (uint32_t i = 0; i < w->gw->config.n_modules && i < w->gw->states_max; i++) {
         uint64_t own[] = {MIN(code, w->p->modules[i].code), MIN(held, w->p->modules[i].held)};
         counted_write(w, MEM_CODE, i + 1, w->p->modules[i].loaded, own[0]);
@@ -422,6 +433,7 @@ static enum err write_all(struct writer *w)
     w->key_module = pprof_string(&w->out, SLICE("module"));
     program_write(w);
     guests_write(w);
+    function_named(w, lost_location(w), "[stacks past the table's size]");
     for (const struct stack *k = NULL; (k = next_of(p, k)) != NULL;)
         stack_write(w, k);
     if (!cpu && !p->seconds)

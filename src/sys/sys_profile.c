@@ -56,9 +56,9 @@ struct stack *stacks_get(struct stacks *s, struct mem_whose whose, const uint64_
         o = k->next;
     }
     size_t bytes = sizeof(struct stack) + n * sizeof(*pcs);
-    if (bytes > s->size - s->used) {
-        s->dropped++;
-        return NULL;
+    if (bytes + (n ? STACK_SPARE : 0) > s->size - s->used) {
+        s->dropped += n > 0;
+        return n ? stacks_get(s, whose, pcs, 0) : NULL;
     }
     struct stack *k = at(s, s->used);
     memset(k, 0, sizeof(*k));

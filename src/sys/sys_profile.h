@@ -12,6 +12,7 @@
 
 enum { STACK_DEPTH = 48, STACK_HEADS = 256 };
 enum { STACK_REACH = 1 << 20 }; /* bytes of a stack that are walked */
+enum { STACK_SPARE = 8 << 10 }; /* bytes for whose those are for which there is no room */
 /* Objects are counted in parts of 256, as what was noted stands for more than whole ones. */
 enum { STACK_ALLOCS, STACK_ALLOC_BYTES, STACK_FREES, STACK_FREE_BYTES, STACK_COUNTS };
 enum { STACK_PARTS = 256 };
@@ -31,15 +32,15 @@ struct stack {
 struct stacks {
     uint32_t heads[STACK_HEADS]; /* offset + 1 in bytes */
     uint32_t size, used;         /* of bytes */
-    uint64_t dropped;            /* samples for which there was no room */
+    uint64_t dropped;            /* samples for whose stack there was no room */
     _Alignas(8) uint8_t bytes[];
 };
 
 /* NULL: no memory. size: of bytes. */
 struct stacks *stacks_new(uint32_t size) MUST_USE;
 void stacks_free(struct stacks *s);
-struct stack *stacks_get(struct stacks *s, struct mem_whose whose, const uint64_t *pcs,
-                         unsigned n); /* NULL: it is full; counted */
+/* Where it is full, which is counted: an empty one of the same whose. NULL: nor is there that. */
+struct stack *stacks_get(struct stacks *s, struct mem_whose whose, const uint64_t *pcs, unsigned n);
 struct stack *stacks_next(struct stacks *s, const struct stack *after); /* NULL: first; the end */
 
 /* From a frame whose pointer is fp, on the stack that goes on at sp; returns how many.

@@ -119,7 +119,7 @@ static void test_gzip_comes_back(void **state)
 static void test_a_stack_is_there_once(void **state)
 {
     (void)state;
-    struct stacks *s = stacks_new(600);
+    struct stacks *s = stacks_new(STACK_SPARE + 600);
     const struct mem_whose nobody = {0, 0}, somebody = {1, 0};
     const uint64_t a[] = {1, 2, 3}, b[] = {1, 2, 4};
     struct stack *k = stacks_get(s, nobody, a, 3);
@@ -132,9 +132,30 @@ static void test_a_stack_is_there_once(void **state)
     for (struct stack *x = NULL; (x = stacks_next(s, x)) != NULL; n++)
         assert_true(x->n == 2 || x->n == 3);
     assert_int_equal(n, 4);
-    while (stacks_get(s, (struct mem_whose){(uint16_t)++n, 0}, a, 3))
-        ;
+    stacks_free(s);
+}
+
+static void test_past_its_size_it_is_known_whose_they_are(void **state)
+{
+    (void)state;
+    struct stacks *s = stacks_new(STACK_SPARE + 600);
+    const struct mem_whose somebody = {1, 2}, other = {2, 0};
+    uint64_t pcs[] = {1, 2, 3};
+    const struct stack *k;
+    while ((k = stacks_get(s, somebody, pcs, 3)) != NULL && k->n)
+        pcs[0]++;
+    assert_non_null(k);
     assert_int_equal(s->dropped, 1);
+    assert_int_equal(k->whose.module, 1);
+    assert_int_equal(k->whose.owner, 2);
+    pcs[0]++;
+    assert_ptr_equal(stacks_get(s, somebody, pcs, 3), k);
+    assert_int_equal(s->dropped, 2);
+    pcs[0] = 1;
+    assert_int_equal(stacks_get(s, somebody, pcs, 3)->n, 3); /* those that are there go on */
+    assert_int_equal(stacks_get(s, other, pcs, 3)->whose.module, 2);
+    for (uint16_t i = 3; stacks_get(s, (struct mem_whose){i, 0}, pcs, 3); i++)
+        ;
     assert_true(s->used <= s->size);
     stacks_free(s);
 }
@@ -230,6 +251,7 @@ int main(void)
         cmocka_unit_test(test_past_its_size_it_fails_and_stays_so),
         cmocka_unit_test(test_gzip_comes_back),
         cmocka_unit_test(test_a_stack_is_there_once),
+        cmocka_unit_test(test_past_its_size_it_is_known_whose_they_are),
         cmocka_unit_test(test_frames_are_walked_and_named),
         cmocka_unit_test(test_what_is_no_frame_ends_a_walk),
         cmocka_unit_test(test_running_time_is_sampled_while_it_is_on),
