@@ -299,15 +299,16 @@ static void outbox_settle(struct gateway *gw, struct gateway *other)
 
 void loops_settle(struct gateway *gw)
 {
-    struct word *errands = NULL, *w;
+    struct word *errands = NULL, **end = &errands, *w;
     if (!gw->loops)
         return;
     struct queue *q = &gw->loops->at[gw->number].queue;
     while ((w = queue_take(q)) != NULL) {
         queue_taken(q, MIN(w->n, q->bytes_max));
         if (w->kind == WORD_ERRAND) {
-            w->next = errands;
-            errands = w;
+            w->next = NULL;
+            *end = w;
+            end = &w->next;
         } else {
             word_take(gw, w);
         }
