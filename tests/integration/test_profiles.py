@@ -333,8 +333,9 @@ def test_a_peer_that_goes(weir):
     assert now < buffers + (64 << 10), "its memory is given back"
 
 
-def test_a_reload_meanwhile(start):
-    w = start(CONFIG)
+@pytest.mark.parametrize("loops", [1, 2])
+def test_a_reload_meanwhile(start, loops):
+    w = start({**CONFIG, "workers": loops})
     with Raw(w.admin) as c:
         c.send(f"GET {CPU}?seconds=600 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         w.wait_metric("profiles_active", 1)
