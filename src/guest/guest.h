@@ -187,7 +187,6 @@ void guest_module_init(struct guest_module *m, const char *name);
 enum err guest_load(struct guests *g, struct guest_module *m, bool pulley, int fd,
                     struct buf *why) MUST_USE;
 void guest_unload(struct guest_module *m);
-/* name empty: the function named like the module, or the only one. NULL: none. */
 /* Where a module's machine code is; false: it has none, as the interpreter reads it. */
 bool guest_code(const struct guest_module *m, uintptr_t *from, uintptr_t *to);
 /* Then, of each of its functions: where that is, its index, and its name, or an empty one. */
@@ -195,6 +194,7 @@ void guest_functions(const struct guest_module *m,
                      void (*tell)(void *arg, uintptr_t from, uintptr_t to, uint32_t index,
                                   const char *name, size_t n),
                      void *arg);
+/* name empty: the function named like the module, or the only one. NULL: none. */
 const struct guest_function *guest_function_find(const struct guest_module *m, struct slice name);
 
 /* Whether a new event may be started in this iteration. */
