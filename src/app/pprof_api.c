@@ -167,10 +167,8 @@ static void cpu_start_visit(struct gateway *gw, struct errand *e)
     struct profile *p = CONTAINER_OF(e, struct profile, ask.errand);
     buf_init(&sampled_names, NAMES);
     sampled = stacks_new(CPU_TABLE);
-    if (sampled)
-        sys_profile_start(sampled);
-    else
-        p->e = ERR_NO_MEMORY;
+    if (!sampled || !sys_profile_start(sampled))
+        p->e = sampled ? ERR_SYS : ERR_NO_MEMORY;
     errand_next(gw, e);
 }
 

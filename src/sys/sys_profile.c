@@ -178,17 +178,16 @@ void sys_profile_thread(void)
     has_timer = timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) == 0;
 }
 
-static void every(long ns)
+static bool every(long ns)
 {
     const struct itimerspec s = {{0, ns}, {0, ns}};
-    if (has_timer)
-        timer_settime(timer, 0, &s, NULL);
+    return has_timer && timer_settime(timer, 0, &s, NULL) == 0;
 }
 
-void sys_profile_start(struct stacks *into)
+bool sys_profile_start(struct stacks *into)
 {
     profiled = into;
-    every(SYS_PROFILE_NS);
+    return every(SYS_PROFILE_NS);
 }
 
 void sys_profile_stop(void)

@@ -50,9 +50,10 @@ unsigned stack_walk(uintptr_t sp, uintptr_t fp, uint64_t *pcs, unsigned max);
 /* ---- CPU: a signal each 10 ms of a thread's own running time ---- */
 
 enum { SYS_PROFILE_NS = 10000000 };
-void sys_profile_open(void);                 /* before the cage */
-void sys_profile_thread(void);               /* likewise, on each loop's thread */
-void sys_profile_start(struct stacks *into); /* of the calling thread */
+void sys_profile_open(void);   /* before the cage */
+void sys_profile_thread(void); /* likewise, on each loop's thread */
+/* Of the calling thread. false: it has no timer, as RLIMIT_SIGPENDING allows. */
+bool sys_profile_start(struct stacks *into);
 void sys_profile_stop(void);
 
 /* ---- memory: what malloc gives (sys_heap.c) ---- */

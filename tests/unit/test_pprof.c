@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <zlib.h>
 
@@ -224,13 +225,28 @@ static void test_what_is_no_frame_ends_a_walk(void **state)
     munmap(page, 3 * 4096);
 }
 
+static void test_no_timer_is_said(void **state)
+{
+    (void)state;
+    struct rlimit before, none;
+    assert_int_equal(getrlimit(RLIMIT_SIGPENDING, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &none), 0);
+    sys_profile_thread();
+    assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &before), 0);
+    struct stacks *s = stacks_new(600);
+    assert_false(sys_profile_start(s));
+    sys_profile_stop();
+    stacks_free(s);
+}
+
 static void test_running_time_is_sampled_while_it_is_on(void **state)
 {
     (void)state;
     struct timespec t;
     struct stacks *s = stacks_new(64 << 10);
     sys_profile_thread();
-    sys_profile_start(s);
+    assert_true(sys_profile_start(s));
     do
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     while (t.tv_sec == 0 && !s->used);
@@ -254,6 +270,7 @@ int main(void)
         cmocka_unit_test(test_past_its_size_it_is_known_whose_they_are),
         cmocka_unit_test(test_frames_are_walked_and_named),
         cmocka_unit_test(test_what_is_no_frame_ends_a_walk),
+        cmocka_unit_test(test_no_timer_is_said),
         cmocka_unit_test(test_running_time_is_sampled_while_it_is_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
