@@ -324,10 +324,8 @@ int client_kick(char **args)
     char path[64], body[32] = "";
     const char *id = args[0], *code = args[1];
     if ((code && (strlen(code) != 4 || strspn(code, "0123456789") != 4)) || strlen(id) != 16 ||
-        strspn(id, "0123456789abcdef") != 16) {
-        fprintf(stderr, "usage: weir kick ID [CODE]; `weir conns` lists ids\n");
+        strspn(id, "0123456789abcdef") != 16)
         return EXIT_USAGE;
-    }
     snprintf(path, sizeof(path), "connections/%s/close", id);
     if (code)
         snprintf(body, sizeof(body), "{\"code\":%u}", (unsigned)atoi(code));

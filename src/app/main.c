@@ -78,7 +78,7 @@ static const struct command {
     {"publish", "SPACE TOPIC TEXT", 3, 3, client_publish,
      "send a message to all that are in a topic"},
     {"conns", "", 0, 0, client_conns, "list the connections of a gateway that runs"},
-    {"kick", "ID [CODE]", 1, 2, client_kick, "close one of them"},
+    {"kick", "ID [CODE]", 1, 2, client_kick, "close one that `conns` lists"},
     {"tail", "[--once]", 0, 1, client_tail, "follow the log of a gateway that runs"},
     {"log-level", "[LEVEL]", 0, 1, client_log_level,
      "say or change the level of the log, until the next worker"},
@@ -109,13 +109,14 @@ static int usage(FILE *to, int status)
         if (commands[i].text)
             usage_line(to, &commands[i]);
     fprintf(to,
-            "what asks a gateway that runs takes, behind the rest, --admin IP:PORT, unix:/PATH or\n"
+            "what asks a gateway that runs takes --admin IP:PORT, unix:/PATH or\n"
             "https://IP:PORT (default " CLIENT_ADDRESS "); for https also --ca FILE, --cert FILE, "
             "--key FILE,\nand --name NAME, where its certificate has that and not the address\n");
     return status;
 }
 
-/* Takes what says which gateway is asked, and how, off the end. Returns what is left. */
+/* Takes what says which gateway is asked, and how, out of the arguments, wherever it is, from the
+ * end, as the last word is nobody's option. Returns how many are left. */
 static int client_options(int argc, char **argv)
 {
     const struct {
@@ -125,12 +126,14 @@ static int client_options(int argc, char **argv)
                    {"--cert", &client_tls.certificate},
                    {"--key", &client_tls.key},
                    {"--name", &client_tls.name}};
-    for (size_t i = 0; argc >= 4 && i < ARRAY_LEN(options); i++)
-        if (strcmp(argv[argc - 2], options[i].name) == 0) {
-            *options[i].value = argv[argc - 1];
-            argv[argc - 2] = NULL;
-            return client_options(argc - 2, argv);
-        }
+    for (int at = argc - 2; at >= 2; at--)
+        for (size_t i = 0; i < ARRAY_LEN(options) && at + 1 < argc; i++)
+            if (strcmp(argv[at], options[i].name) == 0) {
+                *options[i].value = argv[at + 1];
+                memmove(argv + at, argv + at + 2, (size_t)(argc - at - 1) * sizeof(*argv));
+                argc -= 2;
+                break;
+            }
     return argc;
 }
 
@@ -154,8 +157,12 @@ int main(int argc, char **argv)
             usage_line(stdout, c);
             return EXIT_SUCCESS;
         }
-        if (fits(c, argc - 2, argv + 2))
-            return c->run(argv + 2);
+        if (fits(c, argc - 2, argv + 2)) {
+            int status = c->run(argv + 2);
+            if (status == EXIT_USAGE && c->text)
+                usage_line(stderr, c);
+            return status;
+        }
     }
     return usage(stderr, EXIT_USAGE);
 }

@@ -51,6 +51,20 @@ def test_usage_errors(args):
     assert "weir serve" in r.stderr and "weir check" in r.stderr
 
 
+@pytest.mark.parametrize("args", [["memory", "x"], ["memory", "-j"], ["tail", "x"], ["kick", "x"], ["log-level", "5"], ["docs", "x"]])
+def test_what_a_command_does_not_take(args):
+    r = run_cli(*args)
+    assert (r.returncode, r.stdout) == (2, "") and f"weir {args[0]}" in r.stderr
+
+
+@pytest.mark.parametrize("args", [["tail", "--once"], ["memory", "--json"], ["log-level"]])
+def test_the_gateway_is_named_anywhere(weir, args):
+    admin = ["--admin", f"{HOST}:{weir.admin}"]
+    for line in (args + admin, args[:1] + admin + args[1:], args[:1] + ["--name", "x"] + args[1:] + admin):
+        r = run_cli(*line)
+        assert r.returncode == 0 and r.stdout, r.stderr
+
+
 @pytest.mark.parametrize("args", [[], ["a.wat"], ["-o", "b"], ["a.wat", "-o"], ["a.wat", "-o", "b", "--engine", "x"], ["--x", "a", "-o", "b"]])
 def test_weirc_usage_errors(args):
     r = subprocess.run([WEIRC_BIN, *args], capture_output=True, text=True, timeout=20)
