@@ -32,9 +32,10 @@ struct profile {
     uint64_t began_ns, until_ms, every;
     struct buf stacks, names; /* as stacks.bytes */
     struct buf before;        /* of the heap, as it began */
+    uint64_t code, held;      /* of all modules, as it began; 0 without seconds */
     struct {
-        uint64_t code, held, loaded;
-    } modules[]; /* gw.states_max */
+        uint64_t code, held, loaded; /* with seconds: what they changed by */
+    } modules[];                     /* gw.states_max */
 };
 
 static struct profile *running; /* with seconds: one at a time; the first loop's */
@@ -377,11 +378,11 @@ static void stack_write(struct writer *w, const struct stack *k)
 }
 
 /* What malloc does not give, as it is counted: a function that is named for what it is. */
-static void counted_write(struct writer *w, enum mem_kind kind, uint32_t module, uint64_t objects,
-                          uint64_t bytes)
+static void counted_write(struct writer *w, enum mem_kind kind, uint32_t module, int64_t objects,
+                          int64_t bytes)
 {
     const uint64_t location = w->max + 1 + (uint64_t)kind;
-    const int64_t n = (int64_t)bytes, values[] = {(int64_t)objects, n, (int64_t)objects, n};
+    const int64_t values[] = {MAX(objects, 0), MAX(bytes, 0), objects, bytes};
     struct pprof_label labels[2];
     labels_make(w, (struct mem_whose){(uint16_t)module, (uint8_t)(kind + 1)}, labels);
     if (bytes)
@@ -394,18 +395,24 @@ static void modules_write(struct writer *w)
         enum mem_kind kind;
         const char *name;
     } rows[] = {{MEM_CODE, "[modules' code]"}, {MEM_GUEST, "[instances of guests]"}};
-    uint64_t code = mem_bytes(MEM_CODE), held = mem_bytes(MEM_GUEST);
+    const struct profile *p = w->p;
+    int64_t code = (int64_t)(mem_bytes(MEM_CODE) - p->code), one = !p->seconds;
+    int64_t held = (int64_t)(mem_bytes(MEM_GUEST) - p->held);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         function_named(w, w->max + 1 + (uint64_t)rows[i].kind, rows[i].name);
     for (uint32_t i = 0; i < w->gw->config.n_modules && i < w->gw->states_max; i++) {
-        uint64_t own[] = {MIN(code, w->p->modules[i].code), MIN(held, w->p->modules[i].held)};
-        counted_write(w, MEM_CODE, i + 1, w->p->modules[i].loaded, own[0]);
-        counted_write(w, MEM_GUEST, i + 1, 1, own[1]);
+        int64_t own[] = {(int64_t)p->modules[i].code, (int64_t)p->modules[i].held};
+        if (!p->seconds) {
+            own[0] = MIN(code, own[0]);
+            own[1] = MIN(held, own[1]);
+        }
+        counted_write(w, MEM_CODE, i + 1, (int64_t)p->modules[i].loaded, own[0]);
+        counted_write(w, MEM_GUEST, i + 1, one, own[1]);
         code -= own[0];
         held -= own[1];
     }
-    counted_write(w, MEM_CODE, 0, 1, code);  /* of versions that were replaced */
-    counted_write(w, MEM_GUEST, 0, 1, held); /* places of the pool, and such versions' */
+    counted_write(w, MEM_CODE, 0, one, code);  /* of versions that were replaced */
+    counted_write(w, MEM_GUEST, 0, one, held); /* places of the pool, and such versions' */
 }
 
 static enum err write_all(struct writer *w)
@@ -434,7 +441,7 @@ static enum err write_all(struct writer *w)
     function_named(w, lost_location(w), "[stacks past the table's size]");
     for (const struct stack *k = NULL; (k = next_of(p, k)) != NULL;)
         stack_write(w, k);
-    if (!cpu && !p->seconds)
+    if (!cpu)
         modules_write(w);
     if (cpu)
         pprof_end(&w->out, wall_ns, took_ns, "cpu", "nanoseconds", SYS_PROFILE_NS, "cpu");
@@ -528,8 +535,16 @@ static void wait_home(struct gateway *gw, struct errand *errand)
     wheel_set(&gw->loop.wheel, &p->timer, LOOK_MS);
 }
 
-static void heap_wait(struct gateway *gw, struct profile *p)
+static void heap_wait(struct gateway *gw, struct errand *errand)
 {
+    struct profile *p = CONTAINER_OF(errand, struct profile, ask.errand);
+    for (uint32_t i = 0; i < gw->states_max; i++) { /* what they have in the end is added to that */
+        p->modules[i].code = -p->modules[i].code;
+        p->modules[i].held = -p->modules[i].held;
+        p->modules[i].loaded = -p->modules[i].loaded;
+    }
+    p->code = mem_bytes(MEM_CODE);
+    p->held = mem_bytes(MEM_GUEST);
     p->lent = !sys_heap_every();
     if (p->lent) {
         buf_done(&heap_names); /* of those that noted before */
@@ -541,7 +556,7 @@ static void heap_wait(struct gateway *gw, struct profile *p)
         buf_init(&p->stacks, COLLECTED);
         buf_done(&p->names);
     }
-    wait_home(gw, &p->ask.errand);
+    wait_home(gw, errand);
 }
 
 /* "seconds=N", "gc=1" and "debug=0", in any order: whatever else there is, is refused. */
@@ -586,7 +601,7 @@ static void profile_start(struct gateway *gw, struct conn *c, enum kind kind, ui
     if (kind == PROFILE_CPU) {
         ask_start(gw, &p->ask, cpu_start_visit, wait_home);
     } else if (seconds) {
-        heap_wait(gw, p);
+        ask_start(gw, &p->ask, heap_visit, heap_wait);
     } else {
         profile_finish(gw, p);
     }

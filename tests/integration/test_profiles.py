@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections import namedtuple
 
 import pytest
@@ -259,6 +260,29 @@ def test_what_changed_in_some_seconds(weir):
     assert 250_000 < total(got[0], "inuse_space", owner="kv") < 700_000
     assert got[0].duration >= 1_900_000_000
     assert total(got[0], "alloc_space", owner="pools") == 0
+
+
+GROWS = """(module (memory (export "memory") 1)
+  (func (export "grow") (memory.fill (i32.shl (memory.grow (i32.const 1)) (i32.const 16)) (i32.const 1) (i32.const 65536))))"""
+
+
+@pytest.mark.parametrize("every", ["64KiB", 0])
+def test_an_instance_that_grows(start, tmp_path, every):
+    file = tmp_path / "grows.wat"
+    file.write_text(GROWS)
+    w = start({**CONFIG, "admin": {"heap_profile": every}, "modules": {"other": GUEST, "grows": {"path": str(file), "instance": "module"}}})
+    w.exec("grows/grow", "[]")
+    got = []
+    t = threading.Thread(target=lambda: got.append(take(w, HEAP + "?seconds=1")))
+    t.start()
+    grown = 0
+    while t.is_alive():
+        w.exec("grows/grow", "[]")
+        grown += 65536
+        time.sleep(0.02)
+    t.join(10)
+    assert 0 < total(got[0], "inuse_space", owner="guests", module="grows") <= grown
+    assert total(got[0], "inuse_space", owner="guests", module="other") == total(got[0], "inuse_space", owner="code") == 0
 
 
 def test_memory_is_noted_while_it_is_asked_for(start):
