@@ -17,7 +17,7 @@ static void first_end(struct refused *r)
 {
     end(r->ring[r->head].fd);
     r->head = (r->head + 1) % r->max;
-    r->n--;
+    metrics.refused_active = --r->n;
 }
 
 static void due(void *arg, struct timer *t)
@@ -62,7 +62,8 @@ void refused_add(struct refused *r, int fd)
         first_end(r);
     }
     sys_shutdown_write(fd);
-    r->ring[(r->head + r->n++) % r->max] = (struct refused_one){r->loop->now_ms + r->linger_ms, fd};
+    r->ring[(r->head + r->n) % r->max] = (struct refused_one){r->loop->now_ms + r->linger_ms, fd};
+    metrics.refused_active = ++r->n;
     if (!timer_is_set(&r->timer))
         wheel_set(&r->loop->wheel, &r->timer, r->linger_ms);
 }

@@ -29,7 +29,7 @@ HTTP = [b"GET /http/x HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /api/exec/add HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n[2.5,3.7]\r\n0\r\n\r\n",
         b"POST /api/exec/add HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n[2.5",
         b"GET / HTTP/1.1\r\nHost", b"\0\1\2\3"]
-GAUGES = ["websockets_active", "websockets_deflate", "heartbeat_suspects", "heartbeat_demoted", "topics_active", "topic_members",
+GAUGES = ["refused_active", "websockets_active", "websockets_deflate", "heartbeat_suspects", "heartbeat_demoted", "topics_active", "topic_members",
           "queued_bytes", "queues_active", "queues_bytes", "guests_running", "guests_waiting", "modules_added",
           "module_versions_replaced"]
 
