@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-enum { PAGE_DEFAULT = 100, PAGE_MOST = 1000, PAGE_BYTES = 16 << 20 };
+enum { PAGE_DEFAULT = 100, PAGE_MOST = 100, PAGE_BYTES = 16 << 20 };
 
 /* Only names of this machine: a page on another site must not reach the admin listener through a
  * name of its own that resolves to it (DNS rebinding). What is no name but an address is asked for
@@ -428,7 +428,7 @@ enum err admin_page_read(struct admin_call *a, struct admin_page *out)
     struct slice query = admin_query(a);
     char text[64] = "", *rest = query.n ? text : NULL, *pair, *end;
     *out = (struct admin_page){.limit = PAGE_DEFAULT};
-    a->detail = "the query is limit=1 to limit=1000 and cursor=, the `next` of the page before";
+    a->detail = "the query is limit=1 to limit=100 and cursor=, the `next` of the page before";
     if (query.n >= sizeof(text) || memchr(query.p ? query.p : (const uint8_t *)"", 0, query.n))
         return ERR_INVALID;
     slice_copy(text, query);

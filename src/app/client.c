@@ -299,7 +299,7 @@ static void print_conn(const json_t *c)
 
 int client_conns(char **args)
 {
-    char path[64] = "connections?limit=200", *cursor = path + strlen(path);
+    char path[64] = "connections?limit=100", *cursor = path + strlen(path);
     bool more = true;
     (void)args;
     printf("%-16s %-21s %-9s %-7s %9s %6s %9s  %s  %s\n", "ID", "PEER", "PROTOCOL", "STATE",
