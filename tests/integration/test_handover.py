@@ -295,7 +295,7 @@ def test_a_broken_file_changes_nothing(gate):
             gate.file.write_text(text or good + " ")
             if why:
                 assert re.search(why, refused(gate))
-                assert gate.logs("handover_failed")
+                wait_for("it is logged", lambda: gate.logs("handover_failed"))
         assert ask(ws, b"x") == b"x"
     gate.file.write_text(good)
     assert json.loads(gate.get("/api/v1/reload", admin=True, method="POST", body="").body) == {"swapped": []}
