@@ -130,8 +130,8 @@ def test_reset_amid_a_request_is_survived(weir):
         c.reset()
     for _ in range(20):
         c = weir.raw()
-        c.send("POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
-               "[20000000]")
+        n = str(rounds(20000000))
+        c.send(f"POST /api/exec/types/spin HTTP/1.1\r\nHost: a\r\nContent-Length: {len(n) + 2}\r\n\r\n[{n}]")
         c.reset()
     weir.wait_metric("connections_active", before, timeout=10)
     weir.wait_metric("guests_running", 0, timeout=10)
