@@ -328,7 +328,7 @@ def test_the_authority_is_replaced(swapped, pki):
     refused(w.admin, client(pki, "alice"), "(?i)unknown[_ ]ca")
     assert ask(w.admin, w.who).status == 200
     assert public.send(NOT_FOUND).response().status == 404
-    assert len(w.logs("worker_start")) == 1
+    assert len(w.wait_logs("worker_start", 1)) == 1
 
 
 @pytest.mark.parametrize("text,says", [("", "is empty"), ("garbage", "no certificate"),

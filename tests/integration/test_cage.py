@@ -112,7 +112,7 @@ def test_off(start):
     worker = status(w.worker_pid())
     assert (worker["Seccomp"], worker["NoNewPrivs"]) == ("0", "0") or status("self")["NoNewPrivs"] == "1"
     assert missing(w) == {"all": "sandbox: off"} and not w.logs("sandbox_ready")
-    assert w.logs("sandbox_missing")[0]["level"] == "warn"
+    assert w.wait_logs("sandbox_missing")[0]["level"] == "warn"
     all_kinds_of_traffic(w)
     drains(w)
 
@@ -246,5 +246,5 @@ def test_a_forbidden_call_is_named_and_the_worker_replaced(start, call, name):
     assert told["msg"] in run_cli("docs", "logs").stdout
     assert w.wait_log("worker_exit")["signal"] == signal.SIGSYS
     w.wait_logs("worker_ready", 2)
-    assert len(w.logs("sandbox_ready")) == 2, "its successor is caged as well"
+    assert len(w.wait_logs("sandbox_ready", 2)) == 2, "its successor is caged as well"
     all_kinds_of_traffic(w)

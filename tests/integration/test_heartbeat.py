@@ -106,7 +106,7 @@ def test_who_talks_is_demoted_then_evicted(start):
     w = start(config({"interval": "400ms", "timeout": "400ms", "evict": "800ms", "demoted_rate": 20}))
     with w.ws("/raw") as c:
         talk(c, lambda: w.logs("heartbeat_evicted"))
-        assert w.logs("heartbeat_missed")[0]["demoted"] == 1
+        assert w.wait_logs("heartbeat_missed")[0]["demoted"] == 1
         evicted(w, c, SECOND)
     assert w.metric("heartbeat_misses_total") == 2
     assert w.metric("heartbeat_demotions_total") == 1
@@ -293,7 +293,7 @@ def test_a_drain_is_spread(start):
     assert not w.logs("drain_expired")
     assert times[0] < times[100] < times[-1]
     assert times[-1] - times[0] > 1.5, "spread over most of 4 s"
-    assert w.logs("stopped")
+    assert w.wait_logs("stopped")
 
 
 def test_a_drain_serves_who_was_not_told_yet(start):

@@ -581,7 +581,7 @@ def test_a_drain_time_that_is_over(start):
     with spread(w, "/ws", each=2):
         w.signal()
         assert w.wait_exit() == 0
-    assert w.logs("drain_expired")
+    assert w.wait_logs("drain_expired")
 
 
 def test_a_dead_worker_is_replaced_with_all_its_loops(start):

@@ -67,7 +67,7 @@ def promise(start):
             w.start()
             break
         except AssertionError:  # what it has is not the same twice, as others share its libraries
-            assert w.logs("memory_short")
+            assert w.wait_logs("memory_short")
     p = Promise(w, (has + MARGIN) >> 10 << 10)
     p.kept()
     yield p

@@ -110,7 +110,7 @@ def test_nothing_of_it_is_left_to_the_next(start):
     assert w.exec("x/count", "[]") == "1"
     w.exec("x/timer", "[500]")
     w.wait_logs("guest_failed", module="x")  # of the second one
-    assert len(w.logs("guest_failed", module="x")) == 1, "the first timer went with its module"
+    assert len(w.wait_logs("guest_failed", 1, module="x")) == 1, "the first timer went with its module"
 
 
 @pytest.mark.parametrize("engine", ["native", "pulley"])

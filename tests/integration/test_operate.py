@@ -141,7 +141,7 @@ def test_the_level_changes_at_run_time(weir):
         assert run_cli("log-level", "debug", *cli).stdout == "debug\n"
         weir.ws("/topic/t").close()
         weir.wait_log("connection_closed")
-        assert weir.logs("log_level", now="debug")
+        assert weir.wait_logs("log_level", now="debug")
         assert json.loads(api(weir, "log?level=error", "PUT").body) == {"level": "error"}
         n = len(weir.logs("request"))
         assert weir.get("/nothing").status == 404

@@ -239,7 +239,7 @@ def cached(folder):
 def test_the_cache_is_used(start, tmp_path):
     cache = tmp_path / "cache"
     w = start({"modules": {"add": guest("add")}}, cache=cache)
-    assert len(w.logs("module_compiled", module="add")) == 1
+    assert len(w.wait_logs("module_compiled", 1, module="add")) == 1
     assert len(cached(cache)) == 1
     mode = cached(cache)[0].stat()
     assert not mode.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -708,7 +708,7 @@ def test_a_dead_worker_is_replaced_within_a_second(start, sig):
     assert second != first and proc_state(first) == ""
     log = w.wait_log("worker_exit")
     assert log["level"] == "error" and log["signal"] == int(sig)
-    assert len(w.logs("worker_start")) == 2
+    assert len(w.wait_logs("worker_start", 2)) == 2
     assert w.metric("worker_restarts") == 1
     assert w.get("/readyz", admin=True).status == 200
 

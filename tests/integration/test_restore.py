@@ -107,7 +107,7 @@ def test_a_large_image_is_made_anew(weir, at, way):
     # the trial's, then one whose image is taken, or one for each
     made_anew = way == "made anew"
     assert made == {"are": way, "made": 7 if made_anew else 2, "restored": 0 if made_anew else 5}
-    assert weir.logs("module_loaded", module="sized")[-1]["instance"] == way
+    assert weir.wait_logs("module_loaded", module="sized")[-1]["instance"] == way
     assert weir.get("/api/v1/modules/sized", admin=True, method="DELETE").status == 200
 
 

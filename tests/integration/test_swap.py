@@ -347,7 +347,7 @@ def test_an_actor_leaves_its_state_to_its_successor(start, files):
     putted(w, COUNTER % (1000, ""))
     assert w.exec("echo/count", "[0]") == "1032", "what trapped left nothing of its own"
     only(w)
-    assert len(w.logs("guest_failed")) == 1
+    assert len(w.wait_logs("guest_failed", 1)) == 1
 
 
 def test_an_actor_that_unloads_leaves_its_timers_to_its_successor(start, files):

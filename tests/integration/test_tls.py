@@ -329,7 +329,7 @@ def test_certificates_are_replaced(swap, certs):
     wait_for("the RSA one is shown", lambda: shown(w) == {b"localhost"})
     assert b"localhost" in old.names()
     echoes(old, b"still here")
-    assert len(w.logs("worker_start")) == 1
+    assert len(w.wait_logs("worker_start", 1)) == 1
 
 
 def test_a_restarted_worker_has_the_replaced_ones(swap, certs):
